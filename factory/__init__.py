@@ -1,0 +1,1 @@
+"""How a run goes, from prompts to a published set."""
