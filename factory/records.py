@@ -106,8 +106,10 @@ def split_of(hash_hex: str, *, validation: float, test: float) -> str:
     The first 32 bits of the hash, as a fraction of 2^32, fall into [0, test) for "test",
     [test, test + validation) for "validation", else "train".
     """
-    if not (0 <= validation and 0 <= test and validation + test < 1):
-        raise ValueError(f"validation={validation} and test={test} must be shares that leave something to train on")
+    if validation < 0 or test < 0 or validation + test >= 1:
+        raise ValueError(
+            f"validation={validation} and test={test} must be shares that leave something to train on"
+        )
     position = int(hash_hex[:8], 16) / 2**32
     if position < test:
         return "test"
@@ -236,7 +238,13 @@ CANDIDATES = _table(
 ATTEMPTS = _table(
     "attempts",
     ("candidate_id", "attempt"),
-    [("candidate_id", _ID), ("attempt", pa.int32()), ("error_class", _TEXT), ("message", _TEXT), ("at", _TIME)],
+    [
+        ("candidate_id", _ID),
+        ("attempt", pa.int32()),
+        ("error_class", _TEXT),
+        ("message", _TEXT),
+        ("at", _TIME),
+    ],
     volatile=("at",),
 )
 
@@ -267,7 +275,10 @@ SIGNALS = _table(
         ("format_fault", _TEXT),
         ("language", _TEXT),
         ("language_consistency", pa.float64()),
-        ("foreign_spans", pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("language", pa.string())]))),
+        (
+            "foreign_spans",
+            pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("language", pa.string())])),
+        ),
         ("readability", pa.float64()),
         ("longest_paragraph_chars", pa.int32()),
         ("code_share", pa.float64()),
