@@ -124,7 +124,7 @@ class Verdict:
     @property
     def reason(self) -> Reason | None:
         """Why selection drops such a candidate; None for a correct one."""
-        return None if self.is_correct else _REASONS[self.outcome]
+        return None if self.is_correct else OUTCOME_REASONS[self.outcome]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -139,7 +139,7 @@ class Verdict:
         }
 
 
-_REASONS = {
+OUTCOME_REASONS = {
     Outcome.INCORRECT: Reason.INCORRECT,
     Outcome.NOT_ATTEMPTED: Reason.NOT_ATTEMPTED,
     Outcome.UNPARSABLE: Reason.UNPARSABLE,

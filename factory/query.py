@@ -1,0 +1,153 @@
+"""DuckDB over a run: every table of the data model as a view, and the views that join them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TextIO
+
+import pyarrow as pa
+
+from factory.records import METRICS, MIX, TABLES, Table
+from factory.store import Run
+from filters.errors import UserError
+
+if TYPE_CHECKING:
+    import duckdb
+
+Policy = Literal["first", "union", "intersection"]
+
+# Which verdict counts where several graders judged one candidate. "first": the grader first by name, its
+# newest version. "union": correct if anyone says so. "intersection": correct only if everyone says so.
+_VERDICT_ORDER: dict[Policy, str] = {
+    "first": "grader, grader_version desc",
+    "union": "outcome = 'correct' desc, grader, grader_version desc",
+    "intersection": "outcome = 'correct' asc, grader, grader_version desc",
+}
+
+_VIEWS = """
+create view prompt_stats as
+    select c.prompt_id, c.generation_id, count(*) as n_samples, count(v.outcome) as n_judged,
+           count(*) filter (v.outcome = 'correct') as n_correct
+    from candidates c left join verdict v using (candidate_id)
+    group by all;
+create view curated as
+    select d.mix, c.*, p.question, p.reference, p.source, p.domain, v.outcome, v.extracted_answer,
+           s.language, s.language_consistency, s.readability, s.repetition, s.reasoning_tokens
+    from decisions d
+    join candidates c using (candidate_id)
+    join prompts p on p.prompt_id = c.prompt_id
+    left join verdict v using (candidate_id)
+    left join signals s using (candidate_id)
+    where d.accepted;
+"""
+
+
+def connect(run: Run, *, policy: Policy = "first") -> duckdb.DuckDBPyConnection:
+    """An in-memory DuckDB with a view for each table, `verdict`, `prompt_stats` and `curated`.
+
+    Shards are read by DuckDB in place; rows that still stand in journals are added from memory, so a run
+    can be queried while it goes on.
+    """
+    import duckdb
+
+    connection = duckdb.connect(":memory:")
+    for spec in TABLES.values():
+        if spec not in (MIX, METRICS):
+            _create_view(connection, spec, run.shards(spec.name), run.pending(spec.name))
+    _create_view(connection, METRICS, _metrics_files(run), None)
+    _create_mix_view(connection, run)
+    connection.execute(
+        f"create view verdict as select * from verdicts "
+        f"qualify row_number() over (partition by candidate_id order by {_VERDICT_ORDER[policy]}) = 1"
+    )
+    connection.execute(_VIEWS)
+    return connection
+
+
+def _create_view(
+    connection: duckdb.DuckDBPyConnection, spec: Table, files: Sequence[Path], pending: pa.Table | None
+) -> None:
+    """A view with exactly the columns of `spec`, whatever older files lack."""
+    empty = f"_empty_{spec.name}"
+    connection.register(empty, spec.schema.empty_table())
+    parts = [f"select * from {empty}"]
+    if files:
+        parts.append(f"select * from read_parquet({_sql_list(files)}, union_by_name = true)")
+    if pending is not None and pending.num_rows:
+        connection.register(f"_pending_{spec.name}", pending)
+        parts.append(f"select * from _pending_{spec.name}")
+    connection.execute(f'create view "{spec.name}" as ' + " union all by name ".join(parts))
+
+
+def _create_mix_view(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
+    connection.register("_empty_mix", MIX.schema.empty_table())
+    parts = ["select null::varchar as mix, * from _empty_mix"]
+    for folder in sorted((run.folder / "mix").glob("*")):
+        files = sorted(folder.glob("part-*.parquet"))
+        if files and not folder.name.startswith("."):
+            name = folder.name.replace("'", "''")
+            parts.append(
+                f"select '{name}' as mix, * from read_parquet({_sql_list(files)}, union_by_name = true)"
+            )
+    connection.execute("create view mix as " + " union all by name ".join(parts))
+
+
+def _metrics_files(run: Run) -> list[Path]:
+    """Every training job writes its own metrics file; the view gathers them."""
+    return [*run.shards("metrics"), *sorted(run.folder.glob("students/*/metrics.parquet"))]
+
+
+def _sql_list(files: Sequence[Path]) -> str:
+    quoted = ", ".join("'" + str(path).replace("'", "''") + "'" for path in files)
+    return f"[{quoted}]"
+
+
+def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()) -> pa.Table:
+    """Run a query; the result as an Arrow table.
+
+    Raises:
+        UserError: with DuckDB's own words, which name the column or the file.
+    """
+    import duckdb
+
+    try:
+        return connection.execute(sql, list(parameters)).fetch_arrow_table()
+    except duckdb.Error as error:
+        raise UserError(f"the query failed: {error}") from error
+
+
+def rows(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[Any] = ()
+) -> list[dict[str, Any]]:
+    """Run a query; the result as dicts."""
+    result: list[dict[str, Any]] = fetch(connection, sql, parameters).to_pylist()
+    return result
+
+
+def write_result(table: pa.Table, style: Literal["table", "csv", "json"], out: TextIO) -> None:
+    """Print a result: a table for people, CSV or JSON lines for programs."""
+    if style == "json":
+        for row in table.to_pylist():
+            out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+        return
+    if style == "csv":
+        writer = csv.writer(out)
+        writer.writerow(table.column_names)
+        writer.writerows(row.values() for row in table.to_pylist())
+        return
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = Console(file=out)
+    shown = RichTable(show_edge=False)
+    for column in table.column_names:
+        shown.add_column(column, overflow="fold")
+    for row in table.slice(0, 200).to_pylist():
+        shown.add_row(*(Text("" if value is None else str(value)) for value in row.values()))
+    console.print(shown)
+    if table.num_rows > 200:
+        console.print(f"… {table.num_rows - 200} more rows; --format csv or json prints them all")

@@ -1,0 +1,415 @@
+"""A recipe: one YAML file that says what a run does. Typed, validated, and complete before work starts.
+
+Unknown keys are refused with the nearest known key and the line they stand on; ranges, names and paths are
+checked before the first stage. The models below are the documentation of the format.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from distill.chat import parse_template
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from factory.catalogue_path import catalogue_dir
+from factory.sources import SourceSpec
+from filters.errors import UserError
+from filters.tags import TAG_STYLES
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Part(BaseModel):
+    """A part of a recipe: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _check_template(value: str) -> str:
+    try:
+        parse_template(value)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    return value
+
+
+class Sampling(Part):
+    """How tokens are drawn. `temperature: 0` is greedy; `top_p: 1` and `top_k: 0` switch those off."""
+
+    temperature: float = Field(1.0, ge=0.0, le=5.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: int = Field(0, ge=0)
+    max_new_tokens: int = Field(160, ge=1, le=131_072)
+
+
+class Splits(Part):
+    """Shares of questions held out, by the hash of the question."""
+
+    validation: Share = 0.05
+    test: Share = 0.10
+
+    @model_validator(mode="after")
+    def _leave_something(self) -> Splits:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test must be less than 1")
+        return self
+
+
+class Prompts(Part):
+    """Where the questions come from."""
+
+    sources: list[SourceSpec] = Field(min_length=1)
+    splits: Splits = Splits()
+
+
+class Generate(Part):
+    """The teacher answers every training prompt `n` times."""
+
+    engine: Literal["gemma"] = "gemma"
+    model: str
+    template: str = "gemma:r1"
+    n: int = Field(8, ge=1, le=4096)
+    sampling: Sampling = Sampling()
+    batch_size: int = Field(64, ge=1, le=8192)
+    prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
+
+    _template = field_validator("template")(_check_template)
+
+
+class Judge(Part):
+    """Verdicts and signals for every candidate."""
+
+    language: str | None = Field(None, description="target language; each prompt's own where null")
+    workers: int = Field(2, ge=1, le=256)
+    time_limit_s: float = Field(10.0, gt=0.0)
+    memory_limit_mb: int = Field(1024, ge=128)
+
+
+class Select(Part):
+    """Thresholds. Each is off where it is null (or false); `{}` accepts everything that is not held out."""
+
+    require_correct: bool = False
+    require_format: bool = False
+    require_reasoning: bool = False
+    min_language_consistency: float | None = Field(None, ge=0.0, le=1.0)
+    require_target_language: bool = False
+    min_reasoning_tokens: int | None = Field(None, ge=0)
+    max_reasoning_tokens: int | None = Field(None, ge=1)
+    max_repetition: float | None = Field(None, ge=0.0, le=1.0)
+    max_ngram_repeats: int | None = Field(None, ge=1)
+    min_readability: float | None = Field(None, ge=0.0, le=1.0)
+    drop_duplicates: bool = False
+    min_pass_rate: float | None = Field(None, ge=0.0, le=1.0)
+    max_pass_rate: float | None = Field(None, ge=0.0, le=1.0)
+    max_per_prompt: int | None = Field(None, ge=1)
+    max_samples: int | None = Field(None, ge=1)
+    same_size_as: Name | None = Field(None, description="cut to the number of samples another mix accepted")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Select:
+        if self.max_samples is not None and self.same_size_as is not None:
+            raise ValueError("give max_samples or same_size_as, not both")
+        return self
+
+
+class GeneralGenerated(Part):
+    """Plain instructions with known good answers, written by rule: for the tiny models."""
+
+    kind: Literal["generated"] = "generated"
+    seed: int = 0
+
+
+class GeneralFile(Part):
+    """Plain instruction data from a file with `messages`, or with `question` and `answer`."""
+
+    kind: Literal["file"]
+    path: Path
+    licence: str = ""
+    language: str = "en"
+
+
+class General(Part):
+    """The non-reasoning component. R1: 200k beside 600k, a share of one quarter of the whole."""
+
+    source: Annotated[GeneralGenerated | GeneralFile, Field(discriminator="kind")] = GeneralGenerated()
+    share: Share = 0.25
+    max_samples: int | None = Field(None, ge=0)
+
+
+class Mix(Part):
+    """A set to train on: which candidates, which plain data, in which shape."""
+
+    select: Select = Select()
+    general: General | None = None
+    tag_style: str = "r1"
+    validation: Share = 0.05
+    seed: int = 0
+
+    @field_validator("tag_style")
+    @classmethod
+    def _style(cls, value: str) -> str:
+        if value not in TAG_STYLES:
+            raise ValueError(f"unknown tag style {value!r}; there are {', '.join(TAG_STYLES)}")
+        return value
+
+
+class Student(Part):
+    """A small Gemma fine-tuned on a mix."""
+
+    mix: Name
+    base: str
+    template: str = "gemma:r1"
+    max_steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    max_length: int = Field(256, ge=8)
+    learning_rate: float = Field(1e-3, gt=0.0)
+    warmup_steps: int = Field(20, ge=0)
+    weight_decay: float = Field(0.0, ge=0.0)
+    eval_every: int = Field(0, ge=0)
+    checkpoint_every: int = Field(100, ge=1)
+    seed: int = 0
+
+    _template = field_validator("template")(_check_template)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Student:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError("give max_steps or epochs, one of the two")
+        return self
+
+
+class Evaluated(Part):
+    """A model to evaluate: a folder, a shipped model, or `student:NAME` of this run."""
+
+    name: Name
+    model: str
+    template: str = "gemma:r1"
+
+    _template = field_validator("template")(_check_template)
+
+
+class Evaluation(Part):
+    """pass@1, pass@k and maj@k on the run's held-out prompts."""
+
+    split: Literal["test", "validation"] = "test"
+    models: list[Evaluated] = Field(min_length=1)
+    n: int = Field(16, ge=1)
+    k: list[Annotated[int, Field(ge=1)]] = [1]
+    sampling: Sampling = Sampling(temperature=1.0)
+    max_prompts: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+    prompt_length: int = Field(256, ge=8)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _k_within_n(self) -> Evaluation:
+        if max(self.k) > self.n:
+            raise ValueError(f"k goes up to {max(self.k)}, but there are only n = {self.n} samples a prompt")
+        return self
+
+
+class Recipe(Part):
+    """A whole run: prompts, generation, judging, mixes, students, evaluation, report."""
+
+    name: Name
+    description: str = ""
+    seed: int = Field(0, ge=0, lt=2**31)
+    prompts: Prompts
+    generate: Generate
+    judge: Judge = Judge()
+    mixes: dict[Name, Mix] = {}
+    students: dict[Name, Student] = {}
+    evaluation: Evaluation | None = None
+
+    @model_validator(mode="after")
+    def _references(self) -> Recipe:
+        for name, mix in self.mixes.items():
+            other = mix.select.same_size_as
+            if other is not None and (other not in self.mixes or other == name):
+                raise ValueError(
+                    f"mixes.{name}.select.same_size_as names {other!r}, which is no other mix of this recipe"
+                )
+            if other is not None and self.mixes[other].select.same_size_as is not None:
+                raise ValueError(
+                    f"mixes.{name}.select.same_size_as names {other!r}, which itself follows another mix"
+                )
+        for name, student in self.students.items():
+            if student.mix not in self.mixes:
+                raise ValueError(f"students.{name}.mix names {student.mix!r}; there is {_list(self.mixes)}")
+        for model in self.evaluation.models if self.evaluation else ():
+            kind, _, student_name = model.model.partition(":")
+            if kind == "student" and student_name not in self.students:
+                raise ValueError(
+                    f"evaluation names the student {student_name!r}; there is {_list(self.students)}"
+                )
+        return self
+
+
+def _list(names: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+# ------------------------------------------------------------------------------------------- loading
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """A recipe of the catalogue by name, or any YAML file.
+
+    Raises:
+        UserError: neither; names the nearest recipe.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise UserError(f"there is no recipe file {path}")
+    shipped = {p.stem: p for p in (catalogue_dir() / "recipes").glob("*.yaml")}
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    near = difflib.get_close_matches(name_or_path, shipped, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; there is {_list(shipped)}. A file ends in .yaml"
+    raise UserError(f"there is no recipe {name_or_path!r}{hint}")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe file, with `a.b=value` overrides applied (values are YAML).
+
+    Raises:
+        UserError: every fault, one a line, with the line number it stands on.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise UserError(f"{path}{line}: not valid YAML: {problem}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: a recipe is a mapping with keys such as name, prompts and generate")
+    for override in overrides:
+        _apply(value, override)
+    return validate_recipe(value, str(path), node)
+
+
+def validate_recipe(value: Mapping[str, Any], origin: str, node: yaml.Node | None = None) -> Recipe:
+    """Validate a recipe given as plain values; `origin` and `node` place the messages."""
+    try:
+        return Recipe.model_validate(value)
+    except ValidationError as error:
+        lines = [_message(detail, origin, node) for detail in error.errors()]
+        raise UserError("\n".join(lines)) from error
+
+
+def _apply(value: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set wants key=value such as generate.n=4, got {override!r}")
+    *parents, last = key.split(".")
+    here = value
+    for parent in parents:
+        child = here.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--set {override}: {parent!r} holds a {type(child).__name__}, not a mapping")
+        here = child
+    try:
+        here[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML") from error
+
+
+def _message(detail: Any, origin: str, node: yaml.Node | None) -> str:
+    """One validation error as a sentence: file, line, key, what is wrong, what was meant."""
+    loc = tuple(part for part in detail["loc"] if isinstance(part, int) or not _is_tag(part))
+    line = _line(node, loc)
+    key = ".".join(str(part) for part in loc) or "the recipe"
+    place = f"{origin}, line {line}" if line else origin
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_known_keys(Recipe, loc[:-1]))
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{place}: unknown key {key!r}; {hint}"
+    if detail["type"] == "missing":
+        return f"{place}: {key!r} is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    given = detail.get("input")
+    shown = f" (got {given!r})" if isinstance(given, str | int | float | bool) else ""
+    return f"{place}: {key}: {message[0].lower()}{message[1:]}{shown}"
+
+
+_TAGS = frozenset({"reasoning_gym", "files", "hub", "generated", "file"})
+
+
+def _is_tag(part: Any) -> bool:
+    """Pydantic puts the chosen kind of a union into the location; a file has no such key."""
+    return part in _TAGS
+
+
+def _line(node: yaml.Node | None, loc: Sequence[Any]) -> int | None:
+    """Line of the deepest key of `loc` that stands in the file."""
+    if node is None:
+        return None
+    line: int | None = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
+
+
+def _known_keys(annotation: Any, loc: Sequence[Any]) -> set[str]:
+    """Field names a recipe may have at `loc`, over all kinds that may stand there."""
+    models = list(_models(annotation))
+    if not loc:
+        return {name for model in models for name in model.model_fields}
+    head, rest = loc[0], loc[1:]
+    keys: set[str] = set()
+    for model in models:
+        if head in model.model_fields:
+            keys |= _known_keys(model.model_fields[head].annotation, rest)
+    for item in _items(annotation):
+        keys |= _known_keys(item, rest)
+    return keys
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (Annotated, typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _models(argument)
+
+
+def _items(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is list or origin is dict:
+        yield typing.get_args(annotation)[-1]
+    elif origin in (Annotated, typing.Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _items(argument)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
