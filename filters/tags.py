@@ -1,7 +1,8 @@
 """Tag styles: how a completion is divided into reasoning and answer, and put together again.
 
-A style is data: four strings and a preamble. The parser looks for the reasoning part first and takes the
-answer only from what follows it, so nothing a model writes while it thinks can be graded as its answer.
+A style is data: four strings and a preamble. Whatever stands before the last closing tag of the reasoning may
+be thought, so the answer is taken only from what follows it: nothing a model writes while it thinks can be
+graded as its answer. Worked examples, checked by a test, stand in `docs/tag-styles.md`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Parsed:
 
     Attributes:
         reasoning: text of the reasoning, None where no reasoning tag was found.
+        reasoning_span: (start, end) of `reasoning` in the completion, in characters.
         answer: text of the final answer; None where the reasoning was opened and never closed, or where
             the style's answer tags are missing behind the reasoning.
         answer_span: (start, end) of `answer` in the completion, in characters.
@@ -29,14 +31,18 @@ class Parsed:
             (styles without answer tags: a non-empty answer behind the reasoning).
         fault: None, or one line that says what is not well-formed.
         closed: False where reasoning was opened and never closed.
+        other_answers: texts of earlier answer blocks behind the reasoning that differ from `answer`: the last
+            block is the answer, and a grader reports the conflict.
     """
 
     reasoning: str | None
+    reasoning_span: tuple[int, int] | None
     answer: str | None
     answer_span: tuple[int, int] | None
     well_formed: bool
     fault: str | None
     closed: bool = True
+    other_answers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,75 +90,104 @@ class TagStyle:
             return f"{thought}{self.gap}{answer}"
         return f"{thought}{self.gap}{self.answer_open}{p}{answer}{p}{self.answer_close}"
 
-    def parse(self, completion: str) -> Parsed:
-        """Divide a completion. Without any tag of the style it is all answer."""
+    def parse(self, completion: str, *, opened: bool = False) -> Parsed:
+        """Divide a completion. Without any tag of the style it is all answer.
+
+        Args:
+            completion: what the model wrote.
+            opened: the prompt ended with `think_open`, so the completion begins inside the reasoning.
+        """
+        if opened:
+            return self._parse_thought(completion, 0, 0)
         if not any(tag in completion for tag in self.tags):
             return _bare(completion)
         open_at = completion.find(self.think_open)
-        if open_at < 0:
-            return self._parse_without_opening(completion)
-        inner = open_at + len(self.think_open)
-        close_at = completion.find(self.think_close, inner)
-        if close_at < 0:
-            return Parsed(completion[inner:].strip(), None, None, False, "the reasoning is never closed", False)
-        reasoning = completion[inner:close_at].strip()
-        rest_at = close_at + len(self.think_close)
-        before = completion[:open_at].strip()
-        return self._parse_answer(completion, reasoning, rest_at, "text before the reasoning" if before else None)
-
-    def _parse_without_opening(self, completion: str) -> Parsed:
-        """A chat template may already have written the opening tag, and some models forget it."""
         close_at = completion.find(self.think_close)
-        if close_at < 0:
+        if open_at < 0 <= close_at or (open_at > close_at >= 0):
+            # A template had written the opening tag and the caller did not say so, or the model forgot it.
+            return self._parse_thought(completion, 0, 0, "the reasoning is never opened")
+        if open_at < 0:
             return self._parse_answer(completion, None, 0, "no reasoning")
-        rest_at = close_at + len(self.think_close)
-        return self._parse_answer(
-            completion, completion[:close_at].strip(), rest_at, "the reasoning is never opened"
-        )
+        return self._parse_thought(completion, open_at, open_at + len(self.think_open))
 
-    def _parse_answer(self, completion: str, reasoning: str | None, rest_at: int, fault: str | None) -> Parsed:
-        rest = completion[rest_at:]
+    def _parse_thought(self, completion: str, open_at: int, inner: int, fault: str | None = None) -> Parsed:
+        """The reasoning begins at `inner`; it ends at the last closing tag."""
+        close_at = completion.rfind(self.think_close, inner)
+        if self._open_at_the_end(completion, inner, close_at):
+            span = _strip_span(completion, inner, len(completion)) or (inner, inner)
+            text = completion[slice(*span)]
+            return Parsed(text, span, None, None, False, "the reasoning is never closed", False)
+        span = _strip_span(completion, inner, close_at) or (inner, inner)
+        if fault is None and completion[:open_at].strip():
+            fault = "text before the reasoning"
+        if fault is None and any(tag in completion[slice(*span)] for tag in self.tags):
+            fault = "a tag appears inside the reasoning"
+        return self._parse_answer(completion, span, close_at + len(self.think_close), fault)
+
+    def _open_at_the_end(self, completion: str, inner: int, close_at: int) -> bool:
+        if close_at < 0:
+            return True
+        if self.think_open == self.think_close:  # one token used twice: odd closings leave nothing open
+            return completion.count(self.think_close, inner) % 2 == 0
+        return completion.find(self.think_open, close_at) >= 0
+
+    def _parse_answer(
+        self, completion: str, thought: tuple[int, int] | None, rest_at: int, fault: str | None
+    ) -> Parsed:
+        reasoning = None if thought is None else completion[slice(*thought)]
+
+        def without_answer(reason: str) -> Parsed:
+            return Parsed(reasoning, thought, None, None, False, fault or reason)
+
         if not self.answer_open:
             span = _strip_span(completion, rest_at, len(completion))
             if span is None:
-                return Parsed(reasoning, None, None, False, fault or "no answer behind the reasoning")
-            if fault is None and any(tag in rest for tag in self.tags):
-                fault = "a tag appears again behind the reasoning"
-            return Parsed(reasoning, completion[span[0] : span[1]], span, fault is None, fault)
-        start = rest.find(self.answer_open)
-        if start < 0:
-            return Parsed(reasoning, None, None, False, fault or f"no {self.answer_open} behind the reasoning")
-        inner = rest_at + start + len(self.answer_open)
-        end = completion.find(self.answer_close, inner)
-        if end < 0:
-            return Parsed(reasoning, None, None, False, fault or f"{self.answer_open} is never closed")
-        outside = rest[:start] + completion[end + len(self.answer_close) :]
+                return without_answer("no answer behind the reasoning")
+            return Parsed(reasoning, thought, completion[slice(*span)], span, fault is None, fault)
+        blocks, outside = self._answer_blocks(completion, rest_at)
+        if not blocks:
+            missing = "is never closed" if completion.find(self.answer_open, rest_at) >= 0 else "is missing"
+            return without_answer(f"{self.answer_open} {missing} behind the reasoning")
         if fault is None and outside.strip():
             fault = "text or tags outside the reasoning and the answer"
-        span = _strip_span(completion, inner, end)
+        texts = [completion[start:end].strip() for start, end in blocks]
+        span = _strip_span(completion, *blocks[-1])
         if span is None:
-            return Parsed(reasoning, None, None, False, fault or "the answer is empty")
-        answer = completion[span[0] : span[1]]
-        parts = answer + (reasoning or "")
-        if fault is None and any(tag in parts for tag in self.tags):
-            fault = "a tag appears inside the reasoning or the answer"
-        return Parsed(reasoning, answer, span, fault is None, fault)
+            return without_answer("the answer is empty")
+        answer = completion[slice(*span)]
+        others = tuple(dict.fromkeys(text for text in texts if text != answer))
+        if fault is None and len(blocks) > 1:
+            fault = f"{len(blocks)} answers behind the reasoning"
+        return Parsed(reasoning, thought, answer, span, fault is None, fault, other_answers=others)
+
+    def _answer_blocks(self, completion: str, at: int) -> tuple[list[tuple[int, int]], str]:
+        """Spans of the text inside every closed answer block from `at`, and the text outside the blocks."""
+        blocks: list[tuple[int, int]] = []
+        outside: list[str] = []
+        while (end := completion.find(self.answer_close, at)) >= 0:
+            start = completion.rfind(self.answer_open, at, end)
+            if start < 0:
+                outside.append(completion[at : end + len(self.answer_close)])
+            else:
+                outside.append(completion[at:start])
+                blocks.append((start + len(self.answer_open), end))
+            at = end + len(self.answer_close)
+        outside.append(completion[at:])
+        return blocks, "".join(outside)
 
 
 def _strip_span(text: str, start: int, end: int) -> tuple[int, int] | None:
     part = text[start:end]
-    stripped = part.strip()
-    if not stripped:
-        return None
-    begin = start + part.index(stripped)
-    return begin, begin + len(stripped)
+    begin = start + len(part) - len(part.lstrip())
+    stop = start + len(part.rstrip())
+    return (begin, stop) if begin < stop else None
 
 
 def _bare(completion: str) -> Parsed:
     span = _strip_span(completion, 0, len(completion))
     if span is None:
-        return Parsed(None, None, None, False, "the completion is empty")
-    return Parsed(None, completion[span[0] : span[1]], span, False, "no tags")
+        return Parsed(None, None, None, None, False, "the completion is empty")
+    return Parsed(None, None, completion[slice(*span)], span, False, "no tags")
 
 
 R1_ZERO = TagStyle(
