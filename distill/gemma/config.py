@@ -132,7 +132,11 @@ class GemmaConfig:
         """The dictionary of a `config.json` that transformers 5 and `from_hf` read; sorted by key."""
         full: dict[str, Any] = {"rope_type": "default", "rope_theta": self.rope_theta_full}
         if self.rope_factor_full != 1.0:
-            full = {"rope_type": "linear", "factor": self.rope_factor_full, "rope_theta": self.rope_theta_full}
+            full = {
+                "rope_type": "linear",
+                "factor": self.rope_factor_full,
+                "rope_theta": self.rope_theta_full,
+            }
         sizes = {name: getattr(self, name) for name in (*_SIZES, "num_hidden_layers")}
         rest = {
             "architectures": ["Gemma3ForCausalLM"],
@@ -154,7 +158,9 @@ class GemmaConfig:
             "tie_word_embeddings": True,
             "use_cache": True,
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_ids[0] if len(self.eos_token_ids) == 1 else list(self.eos_token_ids),
+            "eos_token_id": self.eos_token_ids[0]
+            if len(self.eos_token_ids) == 1
+            else list(self.eos_token_ids),
             "pad_token_id": self.pad_token_id,
             "dtype": self.dtype,
         }

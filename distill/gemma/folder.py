@@ -122,7 +122,12 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def _download(name: str) -> str:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     repo, _, revision = name.partition("@")
     patterns = ["*.safetensors", "*.safetensors.index.json", "*config.json", *TOKENIZER_FILES]
@@ -187,7 +192,9 @@ def read_tensor_index(folder: Path) -> dict[str, TensorInfo]:
         hint = ""
         if any(folder.glob("*.bin")) or any(folder.glob("*.gguf")):
             hint = "; it holds weights in another format, convert them to safetensors first"
-        raise UserError(f"model folder {folder} has no weights (model.safetensors or its shards with an index){hint}")
+        raise UserError(
+            f"model folder {folder} has no weights (model.safetensors or its shards with an index){hint}"
+        )
     weight_map = _read_json(index, folder).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{index}: no weight_map")
@@ -200,7 +207,9 @@ def read_tensor_index(folder: Path) -> dict[str, TensorInfo]:
     if missing := sorted(weight_map.keys() - tensors.keys()):
         raise UserError(f"{index} names the tensor {missing[0]}, which no shard holds")
     if extra := sorted(tensors.keys() - weight_map.keys()):
-        raise UserError(f"{tensors[extra[0]].file} holds the tensor {extra[0]}, which {index.name} does not name")
+        raise UserError(
+            f"{tensors[extra[0]].file} holds the tensor {extra[0]}, which {index.name} does not name"
+        )
     return tensors
 
 
