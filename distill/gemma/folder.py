@@ -98,21 +98,23 @@ class ModelFolder:
         return hash_files([self.path / "config.json", *weights, self.tokenizer_file])
 
 
-def resolve_model(name_or_path: str | os.PathLike[str]) -> ModelFolder:
-    """Find a model: "tiny-teacher" or "tiny-student" (they ship with the package), a folder, or a Hub id.
+def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """Find a model's folder: "tiny-teacher" or "tiny-student" (they ship with the package), a path, or a Hub id.
 
     A Hub id is "org/name", with "@revision" where one is meant; it is downloaded through `huggingface_hub`,
-    whose cache and login apply.
+    whose cache and login apply. What the folder holds is for `ModelFolder.open` to check.
 
     Raises:
-        UserError: nothing of that name, or what is there is no Gemma 3 folder.
+        UserError: nothing of that name.
     """
     name = os.fspath(name_or_path)
     if name in TINY:
-        return ModelFolder.open(Path(__file__).parent / "tiny" / TINY[name])
-    if Path(name).exists() or not _looks_like_hub_id(name):
-        return ModelFolder.open(name)
-    return ModelFolder.open(_download(name))
+        return Path(__file__).parent / "tiny" / TINY[name]
+    if Path(name).exists():
+        return Path(name)
+    if not _looks_like_hub_id(name):
+        raise UserError(f"model folder {name} does not exist; shipped models are {', '.join(TINY)}")
+    return Path(_download(name))
 
 
 def _looks_like_hub_id(name: str) -> bool:
@@ -277,6 +279,15 @@ def _check_tokenizer(folder: Path, config: GemmaConfig) -> None:
             f"{file} does not fit the model: it has a token of id {largest}, config.json says "
             f"vocab_size {config.vocab_size}"
         )
+    by_content = {token["content"]: token["id"] for token in raw.get("added_tokens") or []}
+    for content, name, expected in (
+        ("<bos>", "bos_token_id", config.bos_token_id),
+        ("<pad>", "pad_token_id", config.pad_token_id),
+    ):
+        if by_content.get(content, expected) != expected:
+            raise UserError(
+                f"{file} does not fit the model: {content} is {by_content[content]}, config.json says {name} {expected}"
+            )
     if config.vocab_size - 1 - largest > _MAX_PADDING_ROWS:
         raise UserError(
             f"{file} does not fit the model: its largest id is {largest}, config.json says vocab_size "

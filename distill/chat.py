@@ -1,0 +1,227 @@
+"""Messages into tokens: the one renderer for every model that is loaded here. Importing it loads no JAX.
+
+Two kinds of turns. `gemma` is the chat format of Gemma's instruction-tuned models:
+
+    <bos><start_of_turn>user\\n{content}<end_of_turn>\\n<start_of_turn>model\\n{completion}<end_of_turn>
+
+`plain` is R1-Zero's, for base models, with the tag style's preamble:
+
+    <bos>{preamble} User: {content} Assistant:{completion}<eos>
+
+A completion is tokenised apart from its prompt, because sampling too begins behind a finished prompt; so it
+starts where the model starts writing, without a space in between. Completions are never trimmed; contents of
+prompts are, as Gemma's own template does. A system message becomes the beginning of the first user turn.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from filters.errors import UserError
+from filters.tags import TAG_STYLES, TagStyle
+
+if TYPE_CHECKING:
+    from distill.gemma.tokenizer import Tokenizer
+
+Message = Mapping[str, str]
+Turns = Literal["gemma", "plain"]
+
+# Written into a prompt as text these would end turns, were it not that text never becomes a control token.
+_CONTROL = ("<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """How messages are laid out for a model.
+
+    Attributes:
+        turns: "gemma" or "plain".
+        style: how completions write reasoning and answer; its preamble opens plain prompts.
+    """
+
+    turns: Turns
+    style: TagStyle
+
+    @property
+    def name(self) -> str:
+        """The name that `parse_template` reads, for styles it knows."""
+        return f"{self.turns}:{self.style.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything that decides about text; takes part in ids, so a changed preamble is another template."""
+        return {"turns": self.turns, "style": dataclasses.asdict(self.style)}
+
+
+def parse_template(name: str) -> Template:
+    """Read "TURNS:STYLE", e.g. "gemma:r1" or "plain:r1-zero".
+
+    "gemma" alone means gemma:r1. A style alone means gemma turns, but "r1-zero" means plain ones, since a
+    preamble is what base models need.
+
+    Raises:
+        UserError: unknown turns or style.
+    """
+    turns, colon, style = name.partition(":")
+    if not colon:
+        if name == "gemma":
+            turns, style = "gemma", "r1"
+        else:
+            turns, style = ("plain" if name == "r1-zero" else "gemma"), name
+    if turns not in ("gemma", "plain") or style not in TAG_STYLES:
+        raise UserError(
+            f"unknown template {name!r}: write TURNS:STYLE, turns gemma or plain, style {', '.join(TAG_STYLES)}"
+        )
+    return Template("gemma" if turns == "gemma" else "plain", TAG_STYLES[style])
+
+
+def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Tokens that end a completion, whatever the template: end of text, and end of turn where there is one."""
+    if tokenizer.end_of_turn_id is None:
+        return (tokenizer.eos_id,)
+    return (tokenizer.eos_id, tokenizer.end_of_turn_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A stretch of a rendered conversation: text, or one control token."""
+
+    kind: Literal["text", "completion", "bos", "eos", "start_of_turn", "end_of_turn"]
+    text: str = ""
+    trained: bool = False
+
+
+def encode_prompt(messages: Sequence[Message], template: Template, tokenizer: Tokenizer) -> list[int]:
+    """Ids of a conversation up to where the assistant's next answer begins.
+
+    Args:
+        messages: an optional system message, then user and assistant in turn, ending with the user.
+
+    Raises:
+        UserError: messages in another order, with another role or without text, or a tokenizer without turns.
+    """
+    _check(messages, ends_with="user")
+    ids, _ = _encode(_pieces(messages, template), tokenizer)
+    return ids
+
+
+def encode_example(
+    messages: Sequence[Message], template: Template, tokenizer: Tokenizer
+) -> tuple[list[int], list[bool]]:
+    """Ids of a finished conversation and which of them are trained on.
+
+    Trained on are the assistant's completions and the stop token behind each; never <bos>, a user's turn,
+    the preamble, or the marks that open a turn. Without its last completion and stop token the result is
+    `encode_prompt` of the same messages without the last.
+
+    Returns:
+        (ids, mask), both of the same length.
+
+    Raises:
+        UserError: as `encode_prompt`; here the conversation must end with the assistant.
+    """
+    _check(messages, ends_with="assistant")
+    return _encode(_pieces(messages, template), tokenizer)
+
+
+def render_prompt_text(messages: Sequence[Message], template: Template) -> str:
+    """The prompt as text, for a completion endpoint that tokenises by itself. Endpoints add <bos>: it is left out.
+
+    Raises:
+        UserError: as `encode_prompt`, and where a message holds a control token's text: the endpoint would
+            take it for the real one.
+    """
+    _check(messages, ends_with="user")
+    for i, message in enumerate(messages):
+        if found := [token for token in _CONTROL if token in message["content"]]:
+            raise UserError(
+                f"message {i} ({message['role']}) holds {found[0]}, which an endpoint would read as a control token"
+            )
+    written = {"bos": "", "eos": "<eos>", "start_of_turn": "<start_of_turn>", "end_of_turn": "<end_of_turn>"}
+    return "".join(written.get(piece.kind, piece.text) for piece in _pieces(messages, template))
+
+
+def _check(messages: Sequence[Message], *, ends_with: str) -> None:
+    if not messages:
+        raise UserError("a conversation needs at least one message")
+    turns = messages[1:] if messages[0].get("role") == "system" else messages
+    offset = len(messages) - len(turns)
+    for i, message in enumerate(messages):
+        content = message.get("content")
+        if not isinstance(content, str):
+            raise UserError(f"message {i}: content must be text, got {content!r}")
+    for i, message in enumerate(turns):
+        expected = "user" if i % 2 == 0 else "assistant"
+        if message.get("role") != expected:
+            raise UserError(
+                f"message {i + offset}: role is {message.get('role')!r}, expected {expected!r} (system may come "
+                "first, then user and assistant in turn)"
+            )
+        if expected == "assistant" and not message["content"]:
+            raise UserError(f"message {i + offset}: the assistant's message is empty")
+    if not turns or turns[-1]["role"] != ends_with:
+        raise UserError(
+            f"the conversation must end with the {ends_with}, and it ends with {messages[-1]['role']!r}"
+        )
+
+
+def _pieces(messages: Sequence[Message], template: Template) -> Iterator[_Piece]:
+    system = messages[0]["content"].strip() if messages[0]["role"] == "system" else ""
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    users = [m["content"].strip() for m in turns if m["role"] == "user"]
+    completions = [m["content"] for m in turns if m["role"] == "assistant"]
+    if system:
+        users[0] = f"{system}\n\n{users[0]}"
+    yield _Piece("bos")
+    one_turn = _gemma_turn if template.turns == "gemma" else _plain_turn
+    for i, user in enumerate(users):
+        completion = completions[i] if i < len(completions) else None
+        yield from one_turn(i, user, completion, template.style.preamble)
+
+
+def _gemma_turn(i: int, user: str, completion: str | None, _preamble: str) -> Iterator[_Piece]:
+    if i:
+        yield _Piece("text", "\n")
+    yield _Piece("start_of_turn")
+    yield _Piece("text", f"user\n{user}")
+    yield _Piece("end_of_turn")
+    yield _Piece("text", "\n")
+    yield _Piece("start_of_turn")
+    yield _Piece("text", "model\n")
+    if completion is not None:
+        yield _Piece("completion", completion, trained=True)
+        yield _Piece("end_of_turn", trained=True)
+
+
+def _plain_turn(i: int, user: str, completion: str | None, preamble: str) -> Iterator[_Piece]:
+    opening = f"{preamble} " if preamble and i == 0 else "\n" if i else ""
+    yield _Piece("text", f"{opening}User: {user} Assistant:")
+    if completion is not None:
+        yield _Piece("completion", completion, trained=True)
+        yield _Piece("eos", trained=True)
+
+
+def _encode(pieces: Iterator[_Piece], tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    control = {
+        "bos": tokenizer.bos_id,
+        "eos": tokenizer.eos_id,
+        "start_of_turn": tokenizer.start_of_turn_id,
+        "end_of_turn": tokenizer.end_of_turn_id,
+    }
+    ids: list[int] = []
+    mask: list[bool] = []
+    for piece in pieces:
+        if piece.kind in control:
+            number = control[piece.kind]
+            if number is None:
+                raise UserError(
+                    f"the tokenizer has no <{piece.kind}>; gemma turns need it, use a plain template"
+                )
+            new = [number]
+        else:
+            new = tokenizer.encode(piece.text)
+        ids += new
+        mask += [piece.trained] * len(new)
+    return ids, mask
