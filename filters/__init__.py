@@ -7,5 +7,17 @@ it can be installed and used for the grader alone.
 from filters.errors import UserError
 from filters.tags import TAG_STYLES, Parsed, TagStyle
 from filters.verdict import Fault, Outcome, Reason, Verdict
+from filters.verifiers import verify, verify_answer
 
-__all__ = ["TAG_STYLES", "Fault", "Outcome", "Parsed", "Reason", "TagStyle", "UserError", "Verdict"]
+__all__ = [
+    "TAG_STYLES",
+    "Fault",
+    "Outcome",
+    "Parsed",
+    "Reason",
+    "TagStyle",
+    "UserError",
+    "Verdict",
+    "verify",
+    "verify_answer",
+]

@@ -1,0 +1,168 @@
+"""Kind `math`: exact numbers. Which number is the final answer, and does it equal the gold one?
+
+The final answer is looked for in this order; the first that is found is graded:
+
+1. the last `\\boxed{}` (boxes with other values before it are reported);
+2. behind the last "answer is", "answer:", "####" or their Chinese forms;
+3. the whole text, when it writes one number ("x = 5", "18 dollars");
+4. the last number in the text.
+
+No tolerance: 99 is not 100, and 0.33 is not 1/3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from filters.verifiers.grade import Grade, bad_gold, bad_prediction, graded, shown
+from filters.verifiers.numbers import DECIMAL, MAX_CHARS, Number, fold, parse_number
+
+VERSION = "1"
+OPTIONS: Mapping[str, str] = {
+    "require_boxed": "bool: only a number in \\boxed{} counts as an answer (default false)",
+}
+
+SEARCHED = 20_000
+"""Characters at the end of an answer in which markers and the last number are looked for."""
+_BOXES = 32
+
+_BOX = re.compile(r"\\(?:boxed|fbox) *\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character, not a bracket
+_MARKER = re.compile(
+    r"(?:\banswer(?: is| was|:| is:| =)(?: equal to| therefore)?|(?m:^)A:|####|答案(?:是|为|:)) *:? *\**:? *",
+    re.IGNORECASE,
+)
+_END = re.compile(r"[\n;]|\.(?:\s|$)|[,。，](?!\d)|\b(?:because|since|so|which|as)\b")
+# A number in running text: not a part of a word, of a power, of a sum that is
+# not worked out or of a date.
+_IN_TEXT = re.compile(
+    r"(?<![\w.,^_/\\{+*×÷])(?<![+*/×÷] )(?<![\d)] - )"
+    r"(?P<sign>(?<![\w)\]}])(?<![\d)\]}] )[-+])?"
+    rf"(?:\\?[$€£])?(?:\\[dt]?frac *\{{{DECIMAL}\}} *\{{{DECIMAL}\}}|{DECIMAL}(?: ?/ ?{DECIMAL})?)"
+    r"(?: ?\\?%| percent)?(?![\w^(\\]|[.,/:]\d|-[A-Za-z]| ?[-+*/×÷] ?[\d(])"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A final answer in a text.
+
+    Attributes:
+        text, span: what was found, and where.
+        how: one of "boxed", "marker", "whole", "last number".
+        number: its value, None where the text found writes no number.
+        conflict: an earlier final answer with another value, or "".
+    """
+
+    text: str
+    span: tuple[int, int]
+    how: str
+    number: Number | None
+    conflict: str = ""
+
+
+def grade(question: str, reference: str | None, answer: str, options: Mapping[str, Any]) -> Grade:
+    """Grade a number. The gold is read first: where it is none, nothing is known about any answer."""
+    gold = gold_number(reference)
+    if gold is None:
+        return bad_gold(f"the reference {shown(reference or '')} is not an exact number")
+    found = find_answer(answer, boxed_only=bool(options.get("require_boxed", False)))
+    if found is None:
+        return bad_prediction(f"no number in the answer {shown(answer)}")
+    if found.number is None:
+        return bad_prediction(f"{shown(found.text)} ({found.how}) is not a number", found.text, found.span)
+    correct = found.number.equals(gold)
+    relation = "equals" if correct else "does not equal"
+    explanation = f"{shown(found.text)} ({found.how}) {relation} {shown(str(reference))}"
+    if found.conflict:
+        explanation += f"; an earlier final answer was {shown(found.conflict)}"
+    return graded(correct, explanation, found.text, found.span)
+
+
+def gold_number(reference: str | None) -> Number | None:
+    """The number of a reference: a number, or a number in a box or behind `####`."""
+    if not reference or not reference.strip():
+        return None
+    whole = parse_number(reference)
+    if whole is not None:
+        return whole
+    found = find_answer(reference)
+    return found.number if found is not None and found.how in ("boxed", "marker") else None
+
+
+def find_answer(text: str, *, boxed_only: bool = False) -> Found | None:
+    """The final answer in a text, by the order in this module's head; None where there is none."""
+    boxes = list(boxed(text))
+    if boxes:
+        return _last([_found(text, span, "boxed") for span in boxes[-_BOXES:]])
+    if boxed_only:
+        return None
+    folded = fold(text)
+    start = max(0, len(text) - SEARCHED)
+    marked = [_found(text, span, "marker") for span in _behind_markers(folded, start)]
+    if marked:
+        return _last(marked)
+    span = _stripped(text)
+    if len(text) <= MAX_CHARS and span is not None:
+        whole = _found(text, span, "whole")
+        if whole.number is not None:
+            return whole
+    last = None
+    for match in _IN_TEXT.finditer(folded, start):
+        last = match
+    return None if last is None else _found(text, last.span(), "last number")
+
+
+def boxed(text: str) -> Iterator[tuple[int, int]]:
+    """Spans of the contents of every closed `\\boxed{}`, in the order in which they open. Linear time."""
+    opens = {match.end() - 1 for match in _BOX.finditer(text)}
+    stack: list[int] = []
+    closed: list[tuple[int, int]] = []
+    for match in _BRACE.finditer(text, min(opens, default=len(text))):
+        if match.group() == "{":
+            stack.append(match.start())
+        elif match.group() == "}" and stack:
+            begin = stack.pop()
+            if begin in opens:
+                closed.append((begin + 1, match.start()))
+    yield from sorted(closed)
+
+
+def _found(text: str, span: tuple[int, int], how: str) -> Found:
+    piece = text[slice(*span)]
+    return Found(piece, span, how, parse_number(piece))
+
+
+def _last(found: list[Found]) -> Found:
+    """The last final answer, with a note of an earlier one that says something else."""
+    last = found[-1]
+    for other in reversed(found[:-1]):
+        same = (
+            other.number.equals(last.number)
+            if other.number is not None and last.number is not None
+            else other.text.strip() == last.text.strip()
+        )
+        if not same:
+            return Found(last.text, last.span, last.how, last.number, other.text)
+    return last
+
+
+def _behind_markers(folded: str, start: int) -> Iterator[tuple[int, int]]:
+    """Spans of the numbers that follow a marker. A marker without a number behind it is passed over."""
+    for match in _MARKER.finditer(folded, start):
+        begin = match.end()
+        window = folded[begin : begin + 200]
+        end = _END.search(window)
+        stop = begin + (end.start() if end else len(window))
+        if parse_number(folded[begin:stop]) is not None:
+            yield begin, stop
+        elif (inside := _IN_TEXT.search(folded, begin, stop)) is not None:
+            yield inside.span()
+
+
+def _stripped(text: str) -> tuple[int, int] | None:
+    begin, stop = len(text) - len(text.lstrip()), len(text.rstrip())
+    return (begin, stop) if begin < stop else None

@@ -1,0 +1,168 @@
+"""Kind `puzzle`: the procedural tasks of reasoning-gym, graded strictly.
+
+A score below 1 is incorrect: no credit for a near miss, for the right answer inside a longer text, or for a
+value within a tolerance. Three ways:
+
+- tasks whose answer is one number: exact comparison, in the caller, without loading reasoning-gym;
+- countdown and puzzle24: our own evaluator (`arithmetic.py`), because reasoning-gym's evaluates model text;
+- every other task: reasoning-gym's own scorer. Where it disagrees with the task's own answer, the gold is at
+  fault and not the completion. Scorers that hand the text to `eval` are given only harmless text. This way
+  is not bounded in time by itself: `filters.workers` is for that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from filters.verifiers import arithmetic, math
+from filters.verifiers.grade import Grade, bad_gold, bad_prediction, graded, shown
+from filters.verifiers.numbers import parse_number
+from filters.verifiers.options import OptionError, nearest
+
+VERSION = "1"
+OPTIONS: Mapping[str, str] = {
+    "task": "str, required: name of a reasoning-gym task",
+    "entry": "mapping, required: what the task generated, with `answer` and `metadata`",
+    "config": "mapping: config of the task, where its scorer reads it (default: the task's own defaults)",
+}
+MAX_CHARS = 20_000
+"""Longest answer given to a scorer of reasoning-gym."""
+
+NUMERIC_TASKS = frozenset(
+    {
+        *("aiw", "basic_arithmetic", "binary_alternation", "chain_sum", "count_bits", "count_primes"),
+        *(
+            "decimal_arithmetic",
+            "decimal_chain_sum",
+            "gcd",
+            "gsm_symbolic",
+            "largest_island",
+            "lcm",
+            "leg_counting",
+        ),
+        *("letter_counting", "number_sequence", "products", "rectangle_count", "rotten_oranges"),
+        *("simple_equations", "simple_geometry"),
+    }
+)
+TARGET_TASKS = {"countdown": None, "puzzle24": 24}
+_SYMPY_TASKS = frozenset({"intermediate_integration", "polynomial_multiplication", "simple_integration"})
+_EVAL_TASKS = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
+_TUPLE_TASKS = frozenset({"arc_agi", "rearc"})  # scorers that compare with tuples, which JSON does not have
+
+_NAMES = frozenset(
+    {"sin", "cos", "tan", "exp", "log", "ln", "sqrt", "asin", "acos", "atan", "sinh", "cosh", "pi"}
+)
+_ALGEBRA = re.compile(r"[A-Za-z0-9+\-*/^().,\s]{1,800}")
+_POWER = re.compile(
+    r"\*\*\s*(?!(?:\d{1,3}|\(\s*-?\d{1,3}(?:\s*/\s*\d{1,3})?\s*\)|[a-zA-Z]\b)(?!\s*\*\*|[\d.(]))"
+)
+_LITERAL = re.compile(r"[A-Za-z0-9\s,.'\"\[\]_#*|-]*")
+
+
+def grade(question: str, reference: str | None, answer: str, options: Mapping[str, Any]) -> Grade:
+    """Grade an answer to a puzzle. `reference` is not needed: the entry holds the task's own answer."""
+    task, entry = options["task"], options["entry"]
+    if task in NUMERIC_TASKS and parse_number(str(entry.get("answer") or "")) is not None:
+        return math.grade(question, str(entry["answer"]), answer, {})
+    boxes = list(math.boxed(answer))
+    span = boxes[-1] if boxes else (0, len(answer))
+    text = answer[slice(*span)].strip()
+    if task in TARGET_TASKS:
+        return _placed(_grade_target(task, entry, text), span)
+    if not text:
+        return bad_prediction("the answer is empty")
+    if len(text) > MAX_CHARS:
+        return bad_prediction(f"the answer is longer than {MAX_CHARS} characters")
+    if not _harmless(task, text):
+        return bad_prediction(f"{shown(text)} holds what no answer to {task} needs", text, span)
+    return _placed(_grade_by_scorer(task, entry, options.get("config") or {}, text), span)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Raises OptionError where `task` is no text or `entry` lacks `answer` or `metadata`. Task names themselves
+    are checked when the scorer is loaded: knowing them takes reasoning-gym."""
+    if not isinstance(options["task"], str):
+        raise OptionError("option 'task' of kind 'puzzle' must be a string")
+    entry = options["entry"]
+    if (
+        not isinstance(entry, Mapping)
+        or "answer" not in entry
+        or not isinstance(entry.get("metadata"), Mapping)
+    ):
+        raise OptionError("option 'entry' of kind 'puzzle' must be a mapping with 'answer' and 'metadata'")
+
+
+def _placed(grade: Grade, span: tuple[int, int]) -> Grade:
+    return Grade(grade.outcome, grade.explanation, grade.fault, grade.extracted, span)
+
+
+def _grade_target(task: str, entry: Mapping[str, Any], text: str) -> Grade:
+    numbers = entry["metadata"].get("numbers")
+    target = TARGET_TASKS[task] or entry["metadata"].get("target")
+    if not isinstance(numbers, list | tuple) or not isinstance(target, int):
+        return bad_gold(f"the entry of {task} lacks its numbers or its target")
+    return arithmetic.grade_target(text, numbers, target)
+
+
+def _grade_by_scorer(task: str, entry: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Grade:
+    if task in _TUPLE_TASKS:
+        entry = {**entry, "metadata": _tupled(entry["metadata"])}
+    scorer = _scorer(task, json.dumps(config, sort_keys=True))
+    score = _score(scorer, text, entry)
+    if score is not None and score >= 1 - 1e-9:
+        return graded(True, f"{task}: {shown(text)} is right by the task's own scorer", text, None)
+    own = entry["answer"]
+    if isinstance(own, str) and (_score(scorer, own, entry) or 0.0) < 1 - 1e-9:
+        return bad_gold(f"the scorer of {task} does not accept the task's own answer {shown(own)}")
+    if score is None:
+        return bad_prediction(f"the scorer of {task} cannot read {shown(text)}", text)
+    return graded(
+        False, f"{task}: {shown(text)} scores {score:.2g} of 1 by the task's own scorer", text, None
+    )
+
+
+def _score(scorer: Callable[..., float], text: str, entry: Mapping[str, Any]) -> float | None:
+    """Score of an answer, None where the scorer fails on it."""
+    try:
+        return float(scorer(answer=text, entry=entry))
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, SyntaxError, TypeError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=128)
+def _scorer(task: str, config: str) -> Callable[..., float]:
+    import reasoning_gym
+
+    if task not in reasoning_gym.factory.DATASETS:
+        raise OptionError(
+            f"reasoning-gym has no task {task!r}{nearest(task, reasoning_gym.factory.DATASETS)}"
+        )
+    try:
+        score: Callable[..., float] = reasoning_gym.create_dataset(task, **json.loads(config)).score_answer
+    except (AssertionError, TypeError) as error:
+        raise OptionError(f"option 'config' of kind 'puzzle', task {task!r}: {error}") from error
+    return score
+
+
+def _harmless(task: str, text: str) -> bool:
+    """False where a scorer that evaluates text would meet more than the plain expression it asks for."""
+    if task in _SYMPY_TASKS:
+        words = re.findall(r"[A-Za-z]+", text)
+        known = all(len(word) == 1 or word in _NAMES for word in words)
+        dotted = re.search(r"[A-Za-z)]\s*\.|\.\s*[A-Za-z]", text)
+        return bool(_ALGEBRA.fullmatch(text)) and known and not dotted and not _POWER.search(text)
+    if task in _EVAL_TASKS:
+        return bool(_LITERAL.fullmatch(text)) and not re.search(r"__|\bfor\b|\*\*|\*\s*\d", text)
+    return True
+
+
+def _tupled(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_tupled(item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _tupled(item) for key, item in value.items()}
+    return value
