@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from factory.catalogue_path import catalogue_dir
 from filters.errors import UserError
@@ -55,19 +63,6 @@ class SourceBase(BaseModel):
     size: Annotated[int, Field(ge=1)] | None = None
     quotas: dict[SplitName, Annotated[int, Field(ge=0)]] | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_catalogue(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(data.get("source"), str):
-            return data
-        try:
-            shipped = _read_catalogue(data["source"])
-        except UserError as error:
-            raise ValueError(str(error)) from error
-        if shipped.get("kind") != data.get("kind", shipped.get("kind")):
-            raise ValueError(f"source {data['source']!r} is of kind {shipped.get('kind')!r}, not {data['kind']!r}")
-        return {**shipped, **data}
-
     @model_validator(mode="after")
     def _one_amount(self) -> SourceBase:
         if self.size is not None and self.quotas is not None:
@@ -83,8 +78,8 @@ class Rung(BaseModel):
     Attributes:
         task: name in reasoning-gym.
         config: that task's own configuration, without size and seed.
-        weight: its share of the questions, relative to the other rungs.
-        rung: name of the difficulty, kept in `meta`.
+        weight: its share of the questions, relative to the other rungs; 0 takes none.
+        rung: number or name of the difficulty, kept in `meta`.
         domain: subject; reasoning-gym's family of the task if absent.
         heldout_rung: a difficulty that is never trained on. It yields only questions that the hash puts
             into the test split, so they cannot meet the training questions of another rung either.
@@ -94,8 +89,8 @@ class Rung(BaseModel):
 
     task: str
     config: dict[str, Any] = {}
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    rung: str | None = None
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    rung: int | str | None = None
     domain: str | None = None
     heldout_rung: bool = False
 
@@ -121,6 +116,8 @@ class ReasoningGymSource(SourceBase):
             raise ValueError("give task or tasks, one of the two")
         if self.tasks and self.config:
             raise ValueError("config belongs to each of the tasks")
+        if self.tasks and not any(rung.weight for rung in self.tasks):
+            raise ValueError("at least one task needs a weight above 0")
         return self
 
     @property
@@ -202,7 +199,23 @@ class HubSource(TabularSource):
     revision: str | None = None
 
 
-SourceSpec = Annotated[ReasoningGymSource | FilesSource | HubSource, Field(discriminator="kind")]
+def _fill_from_catalogue(data: Any) -> Any:
+    """Values of the catalogue entry that `source` names, under those given; it also brings the kind."""
+    if not isinstance(data, dict) or not isinstance(data.get("source"), str):
+        return data
+    try:
+        shipped = _read_catalogue(data["source"])
+    except UserError as error:
+        raise ValueError(str(error)) from error
+    if shipped.get("kind") != data.get("kind", shipped.get("kind")):
+        raise ValueError(
+            f"source {data['source']!r} is of kind {shipped.get('kind')!r}, not {data['kind']!r}"
+        )
+    return {**shipped, **data}
+
+
+_Kinds = Annotated[ReasoningGymSource | FilesSource | HubSource, Field(discriminator="kind")]
+SourceSpec = Annotated[_Kinds, BeforeValidator(_fill_from_catalogue)]
 AnySource = ReasoningGymSource | FilesSource | HubSource
 
 _ADAPTER: TypeAdapter[AnySource] = TypeAdapter(SourceSpec)

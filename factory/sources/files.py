@@ -24,7 +24,9 @@ def find_files(path: Path) -> list[Path]:
     suffixes = ", ".join(_READERS)
     if path.is_dir():
         inside = (p for p in path.rglob("*") if p.suffix.lower() in _READERS and p.is_file())
-        found = sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts))
+        found = sorted(
+            p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
+        )
         if not found:
             raise UserError(f"the folder {path} holds no file that ends in {suffixes}")
         return found

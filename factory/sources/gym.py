@@ -30,7 +30,9 @@ def check(spec: ReasoningGymSource) -> None:
             `size` nor `quotas`.
     """
     if spec.size is None and spec.quotas is None:
-        raise UserError(f"source {_name(spec)}: reasoning-gym never ends; say how many questions by size or quotas")
+        raise UserError(
+            f"source {_name(spec)}: reasoning-gym never ends; say how many questions by size or quotas"
+        )
     for rung in spec.rungs:
         _build(rung, seed=spec.seed, size=1)
 
@@ -63,7 +65,11 @@ def _allocate(spec: ReasoningGymSource) -> list[dict[str, int]]:
     out: list[dict[str, int]] = [{} for _ in spec.rungs]
     for split, amount in amounts.items():
         # A held-out rung has questions for the test split alone, whoever asks.
-        takers = [i for i, rung in enumerate(spec.rungs) if split in (ANY, "test") or not rung.heldout_rung]
+        takers = [
+            i
+            for i, rung in enumerate(spec.rungs)
+            if rung.weight > 0 and (split in (ANY, "test") or not rung.heldout_rung)
+        ]
         if not takers and amount:
             raise UserError(f"source {_name(spec)}: all tasks are held out, there are no {split} questions")
         for i, share in zip(takers, _apportion(amount, [spec.rungs[i].weight for i in takers]), strict=True):
@@ -140,7 +146,9 @@ class _Draw:
             needed = {"test"} if self.rung.heldout_rung else {key for key in self.amounts if key != ANY}
             for split in sorted(needed):
                 if shares[split] <= 0:
-                    raise UserError(f"source {_name(self.spec)}: {split} questions are wanted, but the share is 0")
+                    raise UserError(
+                        f"source {_name(self.spec)}: {split} questions are wanted, but the share is 0"
+                    )
                 rarest = min(rarest, shares[split])
         return 1000 + 4 * int(sum(self.amounts.values()) / rarest)
 
@@ -165,7 +173,7 @@ class _Draw:
             reference=None if answer is None else str(answer),
             verifier="puzzle",
             verifier_args=args,
-            domain=self.rung.domain or self.category,
+            domain=self.rung.domain or self.spec.domain or self.category,
             language=self.spec.language,
             licence=self.spec.licence or "Apache-2.0",
             meta=meta,

@@ -48,8 +48,15 @@ def read(spec: HubSource) -> Iterator[RawRow]:
         revision = None if local else resolve_revision(spec)
         # A local folder is given by its absolute path: a relative one may look like the name of a repository.
         where = str(Path(spec.repo).resolve()) if local else spec.repo
-        stream = datasets.load_dataset(where, spec.config, split=spec.split, revision=revision, streaming=True)
-        origin: dict[str, Any] = {"repo": spec.repo, "revision": revision, "config": spec.config, "split": spec.split}
+        stream = datasets.load_dataset(
+            where, spec.config, split=spec.split, revision=revision, streaming=True
+        )
+        origin: dict[str, Any] = {
+            "repo": spec.repo,
+            "revision": revision,
+            "config": spec.config,
+            "split": spec.split,
+        }
         for number, row in enumerate(stream):
             yield RawRow(shown, number + 1, row, None, {**origin, "row": number})
     except (HfHubHTTPError, httpx.HTTPError, ConnectionError) as error:

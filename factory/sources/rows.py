@@ -148,12 +148,16 @@ def prompts(
             amounts[prompt["split"]] -= 1
         unverifiable += parts.verifier == "none"
         yield prompt
-        if spec.size is not None and len(seen) >= spec.size or amounts is not None and not any(amounts.values()):
+        if (spec.size is not None and len(seen) >= spec.size) or (
+            amounts is not None and not any(amounts.values())
+        ):
             break
     _sum_up(spec, total, first_bad if bad == total else None, repeated, unverifiable)
 
 
-def _sum_up(spec: TabularSource, total: int, only_bad: BadRow | None, repeated: int, unverifiable: int) -> None:
+def _sum_up(
+    spec: TabularSource, total: int, only_bad: BadRow | None, repeated: int, unverifiable: int
+) -> None:
     name = _name(spec)
     if total == 0:
         raise UserError(f"source {name}: there is not one question in it")
