@@ -65,8 +65,13 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def elapsed(self) -> float:
+        """Seconds since the engine was first asked."""
+        return max(time.monotonic() - self.started, 1e-9)
+
+    @property
     def tokens_per_second(self) -> float:
-        return self.tokens / max(time.monotonic() - self.started, 1e-9)
+        return self.tokens / self.elapsed
 
 
 def generate(

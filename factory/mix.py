@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.chat import parse_template
-
 from factory.files import TEMPORARY_PREFIX, disk_errors, fsync_folder
 from factory.query import rows
 from factory.records import MIX, content_id, question_hash, split_of

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from distill.chat import parse_template
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from distill.chat import parse_template
 from factory.catalogue_path import catalogue_dir
 from factory.sources import SourceSpec
 from filters.errors import UserError

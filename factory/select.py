@@ -11,9 +11,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from filters.dedup import normalised_text_hash
-
 from factory.query import rows
+from filters.dedup import normalised_text_hash
 from filters.errors import UserError
 from filters.verdict import OUTCOME_REASONS, Outcome, Reason
 

@@ -126,19 +126,18 @@ class Run:
         wanted = columns or spec.schema.names
         schema = pa.schema([spec.schema.field(column) for column in wanted])
         parts = [_read_shard(path, spec, wanted) for path in self.shards(name)]
-        pending = self._journal_rows(name)
-        if pending:
-            parts.append(spec.rows_to_arrow(pending).select(wanted).replace_schema_metadata(None))
+        pending = self.pending(name)
+        if pending.num_rows:
+            parts.append(pending.select(wanted))
         return pa.concat_tables(parts) if parts else schema.empty_table()
 
-    def _journal_rows(self, name: str) -> list[dict[str, Any]]:
-        """Rows of all journals that no shard holds: a crash can leave a row in both."""
-        rows = [row for path in self.journals(name) for row in read_journal(path)[0]]
-        if not rows:
-            return []
+    def pending(self, name: str) -> pa.Table:
+        """Rows of all journals that no shard holds yet. (A crash can leave a row in both.)"""
         spec = TABLES[name]
-        known = self.keys(name, journal=False)
-        return [decode_row(spec, row) for row in rows if row_key(spec, row) not in known]
+        rows = [row for path in self.journals(name) for row in read_journal(path)[0]]
+        known = self.keys(name, journal=False) if rows else set()
+        fresh = [decode_row(spec, row) for row in rows if row_key(spec, row) not in known]
+        return spec.rows_to_arrow(fresh).replace_schema_metadata(None)
 
     def keys(self, name: str, *, journal: bool = True) -> set[Any]:
         """Keys of all rows: the key column's values, or tuples where the key has several columns."""

@@ -1,0 +1,307 @@
+"""The `factory` command: one thin function a verb. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from distill.command import run_command
+from filters.errors import UserError
+
+RUN = click.option(
+    "--run", "run_folder", type=click.Path(path_type=Path), required=True, help="The run's folder."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="r1-factory")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Sample reasoning from a teacher, judge it, curate it, publish it."""
+
+
+# ------------------------------------------------------------------------------------------- running
+
+
+@cli.command()
+@click.argument("recipe")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The run's folder. [runs/RECIPE]")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting: generate.n=4."
+)
+@click.option("--from", "start", metavar="STAGE", help="Redo this stage and all that follow.")
+@click.option("--until", metavar="STAGE", help="Stop after this stage.")
+@click.option("--only", metavar="STAGE", help="Do this stage alone.")
+@click.option("--dry-run", is_flag=True, help="Print stages, counts, tokens and memory; do nothing.")
+def run(
+    recipe: str,
+    run_folder: Path | None,
+    overrides: Sequence[str],
+    start: str | None,
+    until: str | None,
+    only: str | None,
+    dry_run: bool,
+) -> None:
+    """Run RECIPE: a name of the catalogue, or a YAML file. Goes on where an earlier run stopped."""
+    from factory.console import Reporter
+    from factory.pipeline import Selection, execute
+    from factory.recipe import find_recipe, load_recipe
+
+    if only and (start or until):
+        raise click.UsageError("--only stands alone; it does not go with --from or --until")
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    folder = run_folder or Path("runs") / loaded.name
+    selection = Selection(start, until, only)
+    if dry_run:
+        from factory.dry_run import print_plan
+
+        print_plan(loaded, folder, selection)
+        return
+    execute(loaded, folder, selection, Reporter())
+    _say_result(folder)
+
+
+def _say_result(folder: Path) -> None:
+    report = folder / "report.html"
+    if report.exists():
+        click.echo(f"report: {report}", err=True)
+
+
+@cli.command()
+@click.option(
+    "--prompts",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="JSONL, CSV, Parquet or text; or a folder in the Hub's layout.",
+)
+@click.option("--model", required=True, help="A model folder, or a shipped model such as tiny-teacher.")
+@RUN
+@click.option("--n", default=8, show_default=True, type=click.IntRange(1, 4096), help="Samples a prompt.")
+@click.option(
+    "--column",
+    "columns",
+    multiple=True,
+    metavar="FIELD=COLUMN",
+    help="Where a field stands: question=problem.",
+)
+@click.option(
+    "--verifier", help="How answers are checked: math, choice, puzzle. [math where there is a reference]"
+)
+@click.option("--template", default="gemma:r1", show_default=True, help="Turns and tag style of the prompt.")
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0.0, 5.0))
+@click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True))
+@click.option("--top-k", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--max-new-tokens", default=512, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--prompt-length",
+    default=256,
+    show_default=True,
+    type=click.IntRange(8),
+    help="Longest prompt, in tokens.",
+)
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--keep",
+    type=click.Choice(["correct", "readable"]),
+    default="correct",
+    show_default=True,
+    help="What the mix takes.",
+)
+@click.option("--mix", "mix_name", default="default", show_default=True, help="Name of the mix.")
+@click.option("--raw", is_flag=True, help="Stop after sampling.")
+def generate(run_folder: Path, raw: bool, **options: Any) -> None:
+    """Sample answers to any file of questions, judge them, and cut a mix from them."""
+    from factory.adhoc import recipe_for_file
+    from factory.console import Reporter
+    from factory.pipeline import Selection, execute
+
+    recipe = recipe_for_file(**options)
+    execute(recipe, run_folder, Selection(until="generate" if raw else None), Reporter())
+    if not raw:
+        click.echo(f"mix: {run_folder / 'mix' / options['mix_name']}", err=True)
+    _say_result(run_folder)
+
+
+@cli.group()
+def recipes() -> None:
+    """The recipes that come with the program."""
+
+
+@recipes.command("ls")
+def recipes_ls() -> None:
+    """List the recipes."""
+    import yaml
+
+    from factory.catalogue_path import catalogue_dir
+
+    for path in sorted((catalogue_dir() / "recipes").glob("*.yaml")):
+        description = yaml.safe_load(path.read_text(encoding="utf-8")).get("description", "")
+        click.echo(f"{path.stem:16} {' '.join(description.split())}")
+
+
+@recipes.command("show")
+@click.argument("recipe")
+def recipes_show(recipe: str) -> None:
+    """Print a recipe."""
+    from factory.recipe import find_recipe
+
+    click.echo(find_recipe(recipe).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes.command("cp")
+@click.argument("recipe")
+@click.argument("target", type=click.Path(path_type=Path))
+def recipes_cp(recipe: str, target: Path) -> None:
+    """Copy a recipe to TARGET, to be edited and run."""
+    from factory.files import write_text
+    from factory.recipe import find_recipe
+
+    source = find_recipe(recipe)
+    path = target / source.name if target.is_dir() else target
+    if path.exists():
+        raise UserError(f"{path} is there already; choose another name")
+    write_text(path, source.read_text(encoding="utf-8"))
+    click.echo(str(path))
+
+
+# -------------------------------------------------------------------------------------------- looking
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("sql")
+@click.option(
+    "--format", "style", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True
+)
+def query(run_folder: Path, sql: str, style: Literal["table", "csv", "json"]) -> None:
+    """Ask a run with SQL (DuckDB): tables prompts, candidates, verdicts, signals, decisions, mix, evals …
+
+    Views: verdict (one a candidate), prompt_stats, curated.
+    """
+    from factory.query import connect, fetch, write_result
+    from factory.store import Run
+
+    with connect(Run.open(run_folder)) as connection:
+        write_result(fetch(connection, sql), style, sys.stdout)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Read every file again and compare checksums.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(run_folder: Path, check: bool, as_json: bool) -> None:
+    """Stages, counts and rates of a run."""
+    from factory.status import print_status, run_status
+    from factory.store import Run
+
+    found = run_status(Run.open(run_folder), check=check)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_status(found)
+
+
+# ---------------------------------------------------------------------------- evaluating, publishing
+
+
+@cli.command("eval")
+@click.argument("model")
+@click.option(
+    "--suite",
+    required=True,
+    help="A source of the catalogue (its held-out questions), or a file of questions.",
+)
+@RUN
+@click.option("--n", default=16, show_default=True, type=click.IntRange(1), help="Samples a prompt.")
+@click.option(
+    "--k",
+    "ks",
+    multiple=True,
+    type=click.IntRange(1),
+    default=(1,),
+    show_default=True,
+    help="pass@k and maj@k; may be given more than once.",
+)
+@click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option(
+    "--prompts",
+    "prompt_count",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Questions to ask.",
+)
+@click.option("--template", default="gemma:r1", show_default=True)
+@click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0.0, 5.0))
+@click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True))
+@click.option("--max-new-tokens", default=160, show_default=True, type=click.IntRange(1))
+@click.option("--prompt-length", default=256, show_default=True, type=click.IntRange(8))
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(1))
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option("--label", help="Name of the model in the tables. [its folder]")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def evaluate(run_folder: Path, as_json: bool, **options: Any) -> None:
+    """pass@1, pass@k and maj@k of MODEL on held-out questions, with intervals and the protocol."""
+    from factory.console import Reporter
+    from factory.evaluate import evaluate_suite, print_evaluation
+
+    results = evaluate_suite(run_folder, reporter=Reporter(), **options)
+    if as_json:
+        click.echo(json.dumps(results, indent=2, default=str))
+    else:
+        print_evaluation(results)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--mix", "mix_name", required=True, help="The mix to publish.")
+@click.option("--repo", required=True, metavar="ORG/NAME", help="Dataset on the Hugging Face Hub.")
+@click.option("--public", is_flag=True, help="Anybody may read it. [private]")
+@click.option("--dry-run", is_flag=True, help="Show what would be uploaded; send nothing.")
+@click.option("--message", default="Publish with r1-factory", show_default=True, help="Commit message.")
+def push(run_folder: Path, mix_name: str, repo: str, public: bool, dry_run: bool, message: str) -> None:
+    """Publish a mix to the Hugging Face Hub: Parquet shards and a card written from the run."""
+    from factory.push import push_mix
+    from factory.store import Run
+
+    click.echo(
+        push_mix(
+            Run.open(run_folder), mix_name, repo=repo, private=not public, dry_run=dry_run, message=message
+        )
+    )
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=click.Path(path_type=Path))
+def report(run_folder: Path) -> None:
+    """Write the run's report.html again."""
+    from factory.report import write_report
+    from factory.store import Run
+
+    click.echo(str(write_report(Run.open(run_folder))))
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_command(cli, "factory", check=_refuse_factory_boy)
+
+
+def _refuse_factory_boy() -> None:
+    """`factory_boy` installs a module of the same name over ours; half of each is worse than an error."""
+    import factory
+
+    if hasattr(factory, "Factory"):
+        raise UserError(
+            "the package factory_boy is installed in this environment and owns the module name `factory`; "
+            "install r1-factory into an environment of its own"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What a run would do: stages, counts, tokens, memory, and what is done already. Needs no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory import pipeline
+from factory.store import Run
+
+if TYPE_CHECKING:
+    from factory.pipeline import Selection, Stage
+    from factory.recipe import Recipe, Student
+
+_FLOAT = 4  # bytes: the models of a run are held in fp32
+_ADAM_COPIES = 4  # weights, gradients, two moments
+
+
+def print_plan(recipe: Recipe, folder: Path, selection: Selection) -> None:
+    """Print the plan of a run as a table.
+
+    Raises:
+        UserError: whatever would stop the run before its first stage: a missing model, an unknown stage.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    road = pipeline.plan(recipe)
+    chosen, redo = selection.apply(road)
+    names = {stage.name for stage in chosen}
+    prints = pipeline.fingerprints(road)
+    run = Run.open(folder) if (folder / "run.json").exists() else None
+    console = Console(highlight=False)
+    console.print(f"[bold]{recipe.name}[/bold] in {folder}. {recipe.description}")
+    table = Table("stage", "state", "to come", "memory", show_edge=False)
+    counts = expected_counts(recipe, run)
+    for stage in road:
+        table.add_row(
+            stage.name, _state(run, stage, prints[stage.name], names, redo), *_forecast(recipe, stage, counts)
+        )
+    console.print(table)
+    console.print(
+        "Tokens are upper bounds (every sample at its longest); memory is weights, caches and logits, in fp32."
+    )
+
+
+def _state(run: Run | None, stage: Stage, fingerprint: str, names: set[str], redo: set[str]) -> str:
+    found = pipeline.status(run, stage, fingerprint)
+    if stage.name not in names:
+        return f"{found.state}, not chosen"
+    if stage.name in redo and found.state != "to do":
+        return f"{found.state}, to be redone"
+    return f"{found.state}: {found.detail}" if found.detail else found.state
+
+
+def expected_counts(recipe: Recipe, run: Run | None) -> dict[str, int | None]:
+    """Prompts and candidates: from the run where it has them, else from the recipe, else unknown."""
+    training: int | None = None
+    if run is not None and run.manifest("prompts") is not None:
+        table = run.read("prompts", ["split", "evaluation_only"]).to_pylist()
+        training = sum(row["split"] == "train" and not row["evaluation_only"] for row in table)
+        return {"prompts": len(table), "training": training}
+    prompts: int | None = 0
+    training = 0
+    held_out = recipe.prompts.splits.validation + recipe.prompts.splits.test
+    for source in recipe.prompts.sources:
+        if prompts is None or training is None:
+            break
+        if source.quotas is not None:
+            prompts += sum(source.quotas.values())
+            training += source.quotas.get("train", 0)
+        elif source.size is not None:
+            prompts += source.size
+            training += round(source.size * (1 - held_out))
+        else:
+            prompts = training = None
+    return {"prompts": prompts, "training": training}
+
+
+def _forecast(recipe: Recipe, stage: Stage, counts: Mapping[str, int | None]) -> tuple[str, str]:
+    training = counts["training"]
+    match stage.kind:
+        case "prompts":
+            return (_number(counts["prompts"], "prompts"), "")
+        case "generate":
+            spec = recipe.generate
+            samples = None if training is None else training * spec.n
+            tokens = None if samples is None else samples * spec.sampling.max_new_tokens
+            length = spec.prompt_length + spec.sampling.max_new_tokens
+            return (
+                f"{_number(samples, 'samples')}, {_number(tokens, 'tokens at most')}",
+                _bytes(_sampling_bytes(spec.model, spec.batch_size, length)),
+            )
+        case "judge" | "select":
+            return (_number(None if training is None else training * recipe.generate.n, "candidates"), "")
+        case "train":
+            return _training_forecast(recipe.students[stage.name.partition(":")[2]])
+        case "eval":
+            return _evaluation_forecast(recipe, counts)
+        case _:
+            return ("", "")
+
+
+def _training_forecast(student: Student) -> tuple[str, str]:
+    rows = student.batch_size * student.gradient_accumulation
+    work = (
+        f"{student.max_steps:,} steps, {student.max_steps * rows * student.max_length:,} tokens at most"
+        if student.max_steps
+        else f"{student.epochs:g} epochs"
+    )
+    from distill.gemma.folder import ModelFolder, resolve_model
+
+    folder = ModelFolder.open(resolve_model(student.base))
+    config = folder.config
+    # Logits and their gradient, and what backpropagation keeps of each layer: about 12 activations of the
+    # model's width and 3 of the MLP's, and the attention scores.
+    tokens = student.batch_size * student.max_length
+    layer = (
+        12 * config.hidden_size
+        + 3 * config.intermediate_size
+        + config.num_attention_heads * student.max_length
+    )
+    activations = tokens * (2 * config.vocab_size + config.num_hidden_layers * layer)
+    return work, _bytes(_FLOAT * (_ADAM_COPIES * folder.parameter_count + activations))
+
+
+def _evaluation_forecast(recipe: Recipe, counts: Mapping[str, int | None]) -> tuple[str, str]:
+    spec = recipe.evaluation
+    assert spec is not None
+    total, training = counts["prompts"], counts["training"]
+    held_out = None if total is None or training is None else total - training
+    if spec.max_prompts is not None and held_out is not None:
+        held_out = min(held_out, spec.max_prompts)
+    samples = None if held_out is None else held_out * spec.n * len(spec.models)
+    length = spec.prompt_length + spec.sampling.max_new_tokens
+    known = [m.model for m in spec.models if not m.model.startswith("student:")]
+    known += [
+        recipe.students[m.model.partition(":")[2]].base for m in spec.models if m.model.startswith("student:")
+    ]
+    return (
+        _number(samples, "samples"),
+        _bytes(max(_sampling_bytes(m, spec.batch_size, length) for m in known)),
+    )
+
+
+def _sampling_bytes(model: str, batch: int, length: int) -> int:
+    """Weights, key-value cache and one step's logits."""
+    from distill.gemma.folder import ModelFolder, resolve_model
+
+    folder = ModelFolder.open(resolve_model(model))
+    config = folder.config
+    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * length * batch
+    return _FLOAT * (folder.parameter_count + cache + batch * config.vocab_size)
+
+
+def _number(value: int | None, noun: str) -> str:
+    return f"{value:,} {noun}" if value is not None else f"{noun}: known once the prompts are read"
+
+
+def _bytes(value: Any) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:,.0f} {unit}" if unit == "B" else f"{value:,.1f} {unit}"
+        value /= 1024
+    return f"{value:,.1f} TiB"

@@ -1,0 +1,231 @@
+"""What each stage of a run does. Every one of them can be killed at any moment and started again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.console import Reporter, duration
+from factory.records import generation_id
+from factory.store import Run
+
+if TYPE_CHECKING:
+    from factory.generate import Progress
+    from factory.recipe import Generate, Recipe, Select
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage works with."""
+
+    run: Run
+    recipe: Recipe
+    reporter: Reporter
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Files a stage made (or completed) and the counts that describe it."""
+
+    outputs: list[Path] = field(default_factory=list)
+    counts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@functools.cache
+def model_hash(name: str) -> str:
+    """Content hash of a model folder. A student of the same run has none yet: its stage stands for it.
+
+    Raises:
+        UserError: there is no such model, or its folder is not whole.
+    """
+    if name.startswith("student:"):
+        return name
+    from distill.gemma.folder import ModelFolder, resolve_model
+
+    return ModelFolder.open(resolve_model(name)).content_hash
+
+
+def template_content(template: str) -> dict[str, Any]:
+    """What of a template takes part in a candidate's id."""
+    from distill.chat import parse_template
+
+    content: dict[str, Any] = parse_template(template).to_dict()
+    return content
+
+
+def generation_of(spec: Generate) -> str:
+    """Id of the way of sampling that a generate stage asks for."""
+    return generation_id(model_hash(spec.model), template_content(spec.template), spec.sampling.model_dump())
+
+
+def prompts(context: Context) -> StageResult:
+    """Read every source and write the prompts, each once."""
+    from factory.sources import load_prompts
+
+    bad: list[str] = []
+    rows: dict[str, dict[str, Any]] = {}
+    splits = context.recipe.prompts.splits
+    for spec in context.recipe.prompts.sources:
+        for row in load_prompts(spec, splits=splits, on_bad_row=bad.append):
+            rows.setdefault(row["prompt_id"], row)
+            if len(rows) % 200 == 0:
+                context.reporter.update(f"prompts: {len(rows):,}")
+    for line in bad[:10]:
+        context.reporter.say(f"  left out: {line}")
+    if len(bad) > 10:
+        context.reporter.say(f"  … and {len(bad) - 10} more rows")
+    path = context.run.replace("prompts", "main", rows.values())
+    counts: dict[str, Any] = {"prompts": len(rows)}
+    for row in rows.values():
+        counts[row["split"]] = counts.get(row["split"], 0) + 1
+    if bad:
+        counts["bad rows"] = len(bad)
+    return StageResult([path], counts)
+
+
+def training_prompts(run: Run) -> list[dict[str, Any]]:
+    """Prompts that may be sampled for training, in the order of their ids."""
+    table = run.read("prompts", ["prompt_id", "messages", "split", "evaluation_only"]).sort_by("prompt_id")
+    return [row for row in table.to_pylist() if row["split"] == "train" and not row["evaluation_only"]]
+
+
+def generate(context: Context) -> StageResult:
+    """The teacher answers every training prompt n times."""
+    from distill.chat import parse_template
+    from distill.gemma.folder import ModelFolder, resolve_model
+    from factory.engines.gemma import GemmaEngine
+    from factory.generate import Plan
+    from factory.generate import generate as draw
+    from filters.errors import UserError
+
+    spec = context.recipe.generate
+    chosen = training_prompts(context.run)
+    if not chosen:
+        raise UserError(
+            "there is no prompt to sample from: every prompt of this run is held out for evaluation"
+        )
+    plan = Plan(chosen, generation_of(spec), spec.n, context.recipe.seed)
+    engine = GemmaEngine(
+        ModelFolder.open(resolve_model(spec.model)),
+        model_name=spec.model,
+        template=parse_template(spec.template),
+        prompt_length=spec.prompt_length,
+        batch_size=spec.batch_size,
+        **spec.sampling.model_dump(),
+    )
+    progress = draw(
+        context.run,
+        plan,
+        engine,
+        template=spec.template,
+        on_progress=lambda p: context.reporter.update(_generation_line(p)),
+    )
+    if progress.left_out:
+        context.reporter.say(
+            f"  {progress.left_out} samples left out: prompt longer than prompt_length ({spec.prompt_length}); "
+            "see the table `attempts`"
+        )
+    counts = {
+        "candidates": progress.done,
+        "kept from before": progress.resumed,
+        "tokens drawn": progress.tokens,
+        "tokens/s": round(progress.tokens_per_second),
+        "truncated": progress.truncated,
+        "left out": progress.left_out,
+        "failed": progress.failed,
+    }
+    return StageResult(
+        context.run.shards("candidates"), {k: v for k, v in counts.items() if v or k == "candidates"}
+    )
+
+
+def _generation_line(progress: Progress) -> str:
+    speed = progress.tokens_per_second
+    drawn = progress.done - progress.resumed
+    left = progress.total - progress.done - progress.left_out
+    seconds = progress.elapsed / drawn * left if drawn else 0.0
+    eta = f", about {duration(seconds)} to go" if drawn else ""
+    return f"generate: {progress.done:,} of {progress.total:,} samples, {speed:,.0f} tokens/s{eta}"
+
+
+def judge(context: Context) -> StageResult:
+    """Verdicts and signals for every candidate of the run."""
+    from factory.judge import judge_candidates
+
+    counts = judge_candidates(
+        context.run,
+        context.recipe.judge,
+        on_progress=lambda done, total: context.reporter.update(f"judge: {done:,} of {total:,} candidates"),
+    )
+    return StageResult([*context.run.shards("verdicts"), *context.run.shards("signals")], counts)
+
+
+def select(name: str) -> Callable[[Context], StageResult]:
+    """The select stage of one mix."""
+
+    def work(context: Context) -> StageResult:
+        from factory.query import connect
+        from factory.select import candidate_facts, decide
+
+        spec = context.recipe.generate
+        mix = context.recipe.mixes[name]
+        with connect(context.run) as connection:
+            facts = candidate_facts(connection, generation_of(spec), spec.n)
+            size = _size_of_other(context.run, mix.select)
+        decisions = decide(name, mix.select, facts, seed=mix.seed, size=size)
+        path = context.run.replace("decisions", f"mix={name}", decisions)
+        accepted = sum(row["accepted"] for row in decisions)
+        return StageResult([path], {"candidates": len(decisions), "accepted": accepted})
+
+    return work
+
+
+def _size_of_other(run: Run, spec: Select) -> int | None:
+    if spec.same_size_as is None:
+        return None
+    manifest = run.manifest(f"select:{spec.same_size_as}")
+    assert manifest is not None, "the walker runs the other mix first"
+    return int(manifest["counts"]["accepted"])
+
+
+def mix(name: str) -> Callable[[Context], StageResult]:
+    """The mix stage of one mix."""
+
+    def work(context: Context) -> StageResult:
+        from factory.mix import build_mix
+        from factory.query import connect
+
+        with connect(context.run) as connection:
+            paths, counts = build_mix(context.run, name, context.recipe.mixes[name], connection)
+        return StageResult(paths, counts)
+
+    return work
+
+
+def train(name: str) -> Callable[[Context], StageResult]:
+    """Distillation of one student."""
+
+    def work(context: Context) -> StageResult:
+        from factory.train import train_student
+
+        return StageResult(*train_student(context.run, name, context.recipe.students[name], context.reporter))
+
+    return work
+
+
+def evaluate(context: Context) -> StageResult:
+    """pass@k of every model on the held-out prompts."""
+    from factory.evaluate import evaluate_models
+
+    assert context.recipe.evaluation is not None
+    return StageResult(*evaluate_models(context.run, context.recipe.evaluation, context.reporter))
+
+
+def report(context: Context) -> StageResult:
+    """The page a person reads at the end."""
+    from factory.report import write_report
+
+    return StageResult([write_report(context.run)], {})
