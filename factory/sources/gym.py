@@ -61,7 +61,9 @@ ANY = "any"
 
 def _allocate(spec: ReasoningGymSource) -> list[dict[str, int]]:
     """How many questions of each split every rung has to make."""
-    amounts: dict[str, int] = {ANY: spec.size} if spec.size is not None else dict(spec.quotas or {})
+    amounts = {str(split): amount for split, amount in (spec.quotas or {}).items()}
+    if spec.size is not None:
+        amounts = {ANY: spec.size}
     out: list[dict[str, int]] = [{} for _ in spec.rungs]
     for split, amount in amounts.items():
         # A held-out rung has questions for the test split alone, whoever asks.

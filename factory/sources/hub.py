@@ -19,7 +19,7 @@ def check(spec: HubSource) -> None:
         UserError: neither a local folder nor a name that a data set can have.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     if Path(spec.repo).is_dir():
         return

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from factory.records import canonical_json, prompt_id, question_hash, split_of
 from factory.sources.config import DEFAULT_INSTRUCTIONS, SourceBase, TabularSource
 from filters.errors import UserError
+from filters.verifiers import check_options
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def prompts(
         UserError: there are no rows, or none that can be used.
     """
     report = on_bad_row or (lambda bad: log.warning("%s", bad))
-    amounts = dict(spec.quotas) if spec.quotas is not None else None
+    amounts = None if spec.quotas is None else {str(split): count for split, count in spec.quotas.items()}
     seen: set[str] = set()
     first_bad: BadRow | None = None
     total = bad = repeated = unverifiable = 0
@@ -143,7 +144,7 @@ def prompts(
             _warn_about_unmapped_reference(spec, row)
         prompt = make_prompt(spec, _name(spec), parts, splits, digest)
         if amounts is not None:
-            if amounts.get(prompt["split"], 0) <= 0:  # type: ignore[call-overload]
+            if amounts.get(prompt["split"], 0) <= 0:
                 continue
             amounts[prompt["split"]] -= 1
         unverifiable += parts.verifier == "none"
@@ -211,11 +212,18 @@ def _parts(spec: TabularSource, row: RawRow) -> PromptParts:
             reference = None if reference is None else _letter(reference, choices)
     elif verifier == "choice":
         raise _Unusable(f"verifier 'choice' needs choices, and column {columns.choices!r} is empty")
+    if reference is None and verifier != "puzzle":  # a puzzle's reference stands in its arguments
+        verifier, args = "none", {}
+    if verifier != "none":
+        try:
+            check_options(verifier, args)
+        except ValueError as error:
+            raise _Unusable(f"{columns.verifier_args!r}: {error}") from error
     mapped = set(columns.model_dump().values())
     return PromptParts(
         question=question,
         reference=reference,
-        verifier="none" if reference is None and verifier != "puzzle" else verifier,
+        verifier=verifier,
         verifier_args=args,
         domain=_text(values, columns.domain) or spec.domain or "general",
         language=_text(values, columns.language) or spec.language,

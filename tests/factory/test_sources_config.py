@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from factory.sources import catalogue_sources, config, load_catalogue_source, parse_source
 from filters.errors import UserError
+from filters.verifiers import KINDS
 
 
 def test_importing_sources_loads_no_heavy_package() -> None:
@@ -18,6 +20,10 @@ def test_importing_sources_loads_no_heavy_package() -> None:
         "print(sorted({'pyarrow', 'datasets', 'reasoning_gym', 'duckdb', 'jax', 'huggingface_hub'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_every_kind_of_verifier_has_an_answer_instruction() -> None:
+    assert set(config.DEFAULT_INSTRUCTIONS) == set(get_args(config.Verifier)) == {*KINDS, "none"}
 
 
 @pytest.mark.parametrize("name", catalogue_sources())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,15 +145,16 @@ def test_bad_rows_are_reported_with_their_place_and_the_rest_goes_on(tmp_path: P
         b'{"question": "eight?", "choices": ["a", "b"], "reference": "Z"}',
         b'{"question": "nine?", "reference": "1", "verifier": "maths"}',
         b'{"question": "t\xff?"}',
-        b'{"question": "two!", "reference": 2}',
+        b'{"question": "eleven?", "reference": 1, "verifier_args": {"require_bxed": true}}',
+        b'{"question": "two!", "reference": 2, "verifier_args": "{\\"require_boxed\\": true}"}',
     ]
     path.write_bytes(b"\n".join(lines))
     bad: list[BadRow] = []
     assert [row["question"] for row in read(path, bad)] == ["one?", "two!"]
-    assert [row.line for row in bad] == [2, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert [row.line for row in bad] == [2, 4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert {row.file for row in bad} == {str(path)}
     reasons = ["not JSON", "object is wanted", "no column 'question'; there is 'reference'", "int, not a text",
-               "is empty", "is a list", "none of the 2 choices", "unknown verifier", "not UTF-8"]  # fmt: skip
+               "is empty", "is a list", "none of the 2 choices", "unknown verifier", "not UTF-8", "require_boxed"]  # fmt: skip
     for row, reason in zip(bad, reasons, strict=True):
         assert reason in str(row)
 

@@ -13,6 +13,7 @@ import pytest
 from factory.records import PROMPTS, canonical_json, prompt_id, question_hash, split_of
 from factory.sources import check_source, load_prompts, parse_source
 from filters.errors import UserError
+from filters.verifiers import verify_answer
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,19 @@ def test_a_task_with_integer_keys_is_scored_after_the_round_trip() -> None:
     assert get_score_answer_fn("graph_color")(json.dumps(dict.fromkeys(solution, 99)), entry) < 1.0
 
 
+@pytest.mark.parametrize(
+    "task", ["arc_1d", "arc_agi", "chain_sum", "countdown", "knights_knaves", "word_ladder"]
+)
+def test_our_grader_accepts_the_reference_of_a_stored_prompt(task: str) -> None:
+    rows = gym(task=task, size=2)
+    for row, other in (rows, rows[::-1]):
+        args = json.loads(row["verifier_args"])
+        assert verify_answer("puzzle", row["question"], row["reference"], row["reference"], args).is_correct
+        assert not verify_answer(
+            "puzzle", row["question"], row["reference"], other["reference"], args
+        ).is_correct
+
+
 def test_rows_are_reproducible_and_content_addressed() -> None:
     config = {"min_terms": 2, "max_terms": 3}
     rows = gym(task="chain_sum", size=20, seed=3, config=config)
@@ -102,7 +116,7 @@ def test_quotas_weights_and_held_out_rungs() -> None:
         tasks=[
             {"task": "chain_sum", "weight": 3, "rung": 1, "config": {"min_terms": 3, "max_terms": 3}},
             {"task": "gcd", "weight": 1},
-            {"task": "chain_sum", "weight": 2, "rung": 2, "heldout_rung": True, "config": {"min_terms": 6, "max_terms": 6}},
+            {"task": "chain_sum", "weight": 2, "rung": 2, "heldout_rung": True, "config": {"max_terms": 8}},
             {"task": "countdown", "weight": 0},
         ],
         quotas={"train": 40, "test": 12},
