@@ -470,7 +470,7 @@ TABLES: dict[str, Table] = {
 
 def equal_tables(name: str, left: pa.Table, right: pa.Table) -> bool:
     """Equality of two tables of a run: sorted by key, without the volatile columns."""
-    return comparable(name, left).equals(comparable(name, right))
+    return bool(comparable(name, left).equals(comparable(name, right)))
 
 
 def comparable(name: str, table: pa.Table) -> pa.Table:

@@ -1,0 +1,55 @@
+# Every target makes its own environment where there is none. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PARITY := $(VENV)/.parity
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-parity lint bench tiny-models clean
+
+help:
+	@echo "make demo         R1's data half on the shipped tiny models: runs/demo/report.html (under 12 minutes on two cores)"
+	@echo "make test         the tests"
+	@echo "make test-parity  the tests that compare with transformers and torch (large downloads)"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        speed against named peers, in one run"
+	@echo "make tiny-models  rebuild the shipped tiny models from nothing"
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; set PYTHON=") if sys.version_info < (3, 11) else 0'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(STAMP): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -e '.[train,test,lint]'
+	@touch $@
+
+$(PARITY): $(STAMP)
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0' 'transformers>=5.0'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/factory run tiny --run runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not parity" tests
+
+test-parity: $(PARITY)
+	$(BIN)/python -m pytest -q -m parity tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(PARITY)
+	$(BIN)/python benchmarks/bench_generate.py
+	$(BIN)/python benchmarks/bench_sft.py
+
+tiny-models: $(STAMP)
+	$(BIN)/python -m factory.tiny.build teacher --out distill/gemma/tiny/teacher
+	$(BIN)/python -m factory.tiny.build student --out distill/gemma/tiny/student
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
