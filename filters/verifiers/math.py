@@ -39,7 +39,7 @@ _END = re.compile(r"[\n;]|\.(?:\s|$)|[,。，](?!\d)|\b(?:because|since|so|which
 # A number in running text: not a part of a word, of a power, of a sum that is
 # not worked out or of a date.
 _IN_TEXT = re.compile(
-    r"(?<![\w.,^_/\\{+*×÷])(?<![+*/×÷] )(?<![\d)] - )"
+    r"(?<![\w.,^_/\\{+*×÷])(?<![+*/×÷] )(?<![\d)] - )(?<!\bnot )"
     r"(?P<sign>(?<![\w)\]}])(?<![\d)\]}] )[-+])?"
     rf"(?:\\?[$€£])?(?:\\[dt]?frac *\{{{DECIMAL}\}} *\{{{DECIMAL}\}}|{DECIMAL}(?: ?/ ?{DECIMAL})?)"
     r"(?: ?\\?%| percent)?(?![\w^(\\]|[.,/:]\d|-[A-Za-z]| ?[-+*/×÷] ?[\d(])"

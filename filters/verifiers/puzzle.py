@@ -1,10 +1,11 @@
 """Kind `puzzle`: the procedural tasks of reasoning-gym, graded strictly.
 
 A score below 1 is incorrect: no credit for a near miss, for the right answer inside a longer text, or for a
-value within a tolerance. Three ways:
+value within a tolerance. Four ways:
 
 - tasks whose answer is one number: exact comparison, in the caller, without loading reasoning-gym;
 - countdown and puzzle24: our own evaluator (`arithmetic.py`), because reasoning-gym's evaluates model text;
+- tasks whose scorer takes nonsense for an answer (`EXACT_TASKS`): the same text, case aside;
 - every other task: reasoning-gym's own scorer. Where it disagrees with the task's own answer, the gold is at
   fault and not the completion. Scorers that hand the text to `eval` are given only harmless text. This way
   is not bounded in time by itself: `filters.workers` is for that.
@@ -34,7 +35,15 @@ MAX_CHARS = 20_000
 
 NUMERIC_TASKS = frozenset(
     {
-        *("aiw", "basic_arithmetic", "binary_alternation", "chain_sum", "count_bits", "count_primes"),
+        *(
+            "aiw",
+            "basic_arithmetic",
+            "binary_alternation",
+            "chain_sum",
+            "coin_flip",
+            "count_bits",
+            "count_primes",
+        ),
         *(
             "decimal_arithmetic",
             "decimal_chain_sum",
@@ -48,6 +57,17 @@ NUMERIC_TASKS = frozenset(
         *("simple_equations", "simple_geometry"),
     }
 )
+EXACT_TASKS = frozenset({"game_of_life_halting", "letter_jumble", "spell_backward"})
+"""One text is right, and the scorer also takes others (any text at all for one of the two answers of
+game_of_life_halting): the text is compared, case aside."""
+TERSE_TASKS = frozenset(
+    {
+        *("fraction_simplification", "kakurasu", "knights_knaves", "polynomial_equations", "quantum_lock"),
+        *("sokoban", "survo", "time_intervals"),
+    }
+)
+"""Scorers that read past words they do not know ("not", "or maybe"): an answer may not have more words than
+the task's own."""
 TARGET_TASKS = {"countdown": None, "puzzle24": 24}
 _SYMPY_TASKS = frozenset({"intermediate_integration", "polynomial_multiplication", "simple_integration"})
 _EVAL_TASKS = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
@@ -111,11 +131,16 @@ def _grade_target(task: str, entry: Mapping[str, Any], text: str) -> Grade:
 def _grade_by_scorer(task: str, entry: Mapping[str, Any], config: Mapping[str, Any], text: str) -> Grade:
     if task in _TUPLE_TASKS:
         entry = {**entry, "metadata": _tupled(entry["metadata"])}
+    if task in EXACT_TASKS:
+        correct = text.casefold() == str(entry["answer"]).casefold()
+        return graded(correct, f"{task}: {shown(text)} against {shown(str(entry['answer']))}", text, None)
+    own = entry["answer"]
+    if task in TERSE_TASKS and isinstance(own, str) and len(text.split()) > len(own.split()):
+        return bad_prediction(f"{shown(text)} says more than an answer to {task}", text)
     scorer = _scorer(task, json.dumps(config, sort_keys=True))
     score = _score(scorer, text, entry)
     if score is not None and score >= 1 - 1e-9:
         return graded(True, f"{task}: {shown(text)} is right by the task's own scorer", text, None)
-    own = entry["answer"]
     if isinstance(own, str) and (_score(scorer, own, entry) or 0.0) < 1 - 1e-9:
         return bad_gold(f"the scorer of {task} does not accept the task's own answer {shown(own)}")
     if score is None:
