@@ -15,6 +15,7 @@ from factory.store import Run
 if TYPE_CHECKING:
     from factory.generate import Progress
     from factory.recipe import Generate, Recipe, Select
+    from factory.sources.rows import BadRow
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def prompts(context: Context) -> StageResult:
     """Read every source and write the prompts, each once."""
     from factory.sources import load_prompts
 
-    bad: list[str] = []
+    bad: list[BadRow] = []
     rows: dict[str, dict[str, Any]] = {}
     splits = context.recipe.prompts.splits
     for spec in context.recipe.prompts.sources:

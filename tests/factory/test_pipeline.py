@@ -1,0 +1,138 @@
+"""The walk: what is skipped, what goes on, what is refused. Stages here only count."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from factory import pipeline, stages
+from factory.console import Reporter
+from factory.pipeline import Selection, execute, fingerprints, plan
+from factory.recipe import Recipe, Splits, validate_recipe
+from factory.stages import Context, StageResult
+from factory.store import Run
+from filters import UserError
+
+
+@pytest.fixture
+def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Replace what stages do by counting."""
+    calls: Counter[str] = Counter()
+
+    def work(kind: str) -> Callable[[Context], StageResult]:
+        def count(context: Context) -> StageResult:
+            calls[kind] += 1
+            path = context.run.folder / f"{kind}.txt"
+            path.write_text(kind)
+            return StageResult([path], {"calls": calls[kind]})
+
+        return count
+
+    for kind in ("prompts", "generate", "judge", "evaluate", "report"):
+        monkeypatch.setattr(stages, kind, work(kind))
+    for kind in ("select", "mix", "train"):
+        monkeypatch.setattr(stages, kind, lambda name, kind=kind: work(f"{kind}-{name}"))
+    monkeypatch.setattr(stages, "model_hash", lambda name: f"hash of {name}")
+    return calls
+
+
+def recipe(**generate: object) -> Recipe:
+    return validate_recipe(
+        {
+            "name": "walk",
+            "prompts": {"sources": [{"kind": "files", "path": "q.jsonl"}]},
+            "generate": {"model": "m", **generate},
+            "mixes": {"a": {"select": {"same_size_as": "b"}}, "b": {}},
+            "students": {"s": {"mix": "a", "base": "m", "max_steps": 1}},
+            "evaluation": {"models": [{"name": "s", "model": "student:s"}]},
+        },
+        "test",
+    )
+
+
+def walk(folder: Path, what: Recipe, **selection: str) -> Run:
+    return execute(what, folder, Selection(**selection), Reporter(quiet=True))
+
+
+def test_the_road_and_its_order(done: Counter[str], tmp_path: Path) -> None:
+    names = [stage.name for stage in plan(recipe())]
+    assert names == [
+        "prompts", "generate", "judge", "select:b", "select:a", "mix:b", "mix:a", "train:s", "eval", "report",
+    ]  # fmt: skip
+    walk(tmp_path / "run", recipe())
+    assert set(done.values()) == {1} and len(done) == 10
+
+
+def test_finished_stages_are_skipped_and_the_report_is_made_anew(done: Counter[str], tmp_path: Path) -> None:
+    walk(tmp_path / "run", recipe(), until="judge")
+    assert set(done) == {"prompts", "generate", "judge"}
+    walk(tmp_path / "run", recipe())
+    walk(tmp_path / "run", recipe())
+    assert done["generate"] == 1 and done["train-s"] == 1 and done["report"] == 2
+
+
+def test_a_changed_setting_of_a_finished_stage_stops_the_run(done: Counter[str], tmp_path: Path) -> None:
+    walk(tmp_path / "run", recipe())
+    with pytest.raises(UserError, match=r"stage generate .* \(n: 8 -> 4\).*--from generate"):
+        walk(tmp_path / "run", recipe(n=4))
+    assert done["generate"] == 1
+    walk(tmp_path / "run", recipe(n=4), start="generate")
+    assert done["prompts"] == 1 and done["generate"] == 2 and done["evaluate"] == 2
+
+
+def test_only_needs_what_comes_before(done: Counter[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs stage prompts, which is not done"):
+        walk(tmp_path / "run", recipe(), only="generate")
+    walk(tmp_path / "run", recipe(), until="judge")
+    walk(tmp_path / "run", recipe(), only="select")
+    assert done["select-a"] == done["select-b"] == 1 and done["mix-a"] == 0
+    with pytest.raises(UserError, match="needs stage prompts, whose settings changed"):
+        changed = recipe().model_copy(update={"prompts": recipe().prompts.model_copy(update={"splits": Splits(test=0.2)})})
+        walk(tmp_path / "run", changed, only="generate")
+
+
+def test_a_file_that_disappeared_is_named(done: Counter[str], tmp_path: Path) -> None:
+    walk(tmp_path / "run", recipe(), until="judge")
+    (tmp_path / "run" / "generate.txt").unlink()
+    with pytest.raises(UserError, match=r"generate\.txt, made by stage generate, is missing"):
+        walk(tmp_path / "run", recipe())
+
+
+def test_a_stage_that_dies_is_not_done(
+    done: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(context: Context) -> StageResult:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "judge", die)
+        with pytest.raises(KeyboardInterrupt):
+            walk(tmp_path / "run", recipe())
+    assert Run.open(tmp_path / "run").manifest("judge") is None
+    walk(tmp_path / "run", recipe())
+    assert done["generate"] == 1 and done["judge"] == 1
+
+
+def test_an_unknown_stage_lists_the_known_ones(done: Counter[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no stage 'judgment'.*judge, select:b"):
+        walk(tmp_path / "run", recipe(), until="judgment")
+
+
+def test_two_walkers_of_one_run(done: Counter[str], tmp_path: Path) -> None:
+    run = walk(tmp_path / "run", recipe(), until="prompts")
+    with run.locked("pipeline"), pytest.raises(UserError, match="is being written by process"):
+        walk(tmp_path / "run", recipe())
+
+
+def test_fingerprints_follow_the_settings_and_what_comes_before(done: Counter[str]) -> None:
+    before, after = fingerprints(plan(recipe())), fingerprints(plan(recipe(n=4)))
+    same = {name for name in before if before[name] == after[name]}
+    assert same == {"prompts"}
+    workers = recipe().model_copy(update={"judge": recipe().judge.model_copy(update={"workers": 7})})
+    assert fingerprints(plan(workers)) == before
+
+
+def test_the_difference_names_every_key() -> None:
+    old, new = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3, "c": [1]}, "e": 2}
+    assert pipeline._difference(old, new) == "a.b: 1 -> 3, d: 2 -> None, e: None -> 2"
