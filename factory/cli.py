@@ -264,16 +264,17 @@ def evaluate(run_folder: Path, as_json: bool, **options: Any) -> None:
 @click.option("--repo", required=True, metavar="ORG/NAME", help="Dataset on the Hugging Face Hub.")
 @click.option("--public", is_flag=True, help="Anybody may read it. [private]")
 @click.option("--dry-run", is_flag=True, help="Show what would be uploaded; send nothing.")
-@click.option("--message", default="Publish with r1-factory", show_default=True, help="Commit message.")
-def push(run_folder: Path, mix_name: str, repo: str, public: bool, dry_run: bool, message: str) -> None:
+@click.option("--message", help="Commit message. [mix, run and number of samples]")
+def push(
+    run_folder: Path, mix_name: str, repo: str, public: bool, dry_run: bool, message: str | None
+) -> None:
     """Publish a mix to the Hugging Face Hub: Parquet shards and a card written from the run."""
-    from factory.push import push_mix
+    from factory.push import describe, push_mix
     from factory.store import Run
 
+    opened = Run.open(run_folder)
     click.echo(
-        push_mix(
-            Run.open(run_folder), mix_name, repo=repo, private=not public, dry_run=dry_run, message=message
-        )
+        describe(push_mix(opened, mix_name, repo=repo, private=not public, dry_run=dry_run, message=message))
     )
 
 

@@ -1,0 +1,83 @@
+"""Distillation as a stage of a run: `distill train` on one of its mixes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.console import Reporter, duration
+from factory.store import Run
+
+if TYPE_CHECKING:
+    from distill.sft import Progress
+    from factory.recipe import Student
+
+
+def student_folder(run: Run, name: str) -> Path:
+    return run.folder / "students" / name
+
+
+def train_student(
+    run: Run, name: str, spec: Student, reporter: Reporter
+) -> tuple[list[Path], dict[str, Any]]:
+    """Train one student in `RUN/students/NAME`, from wherever it stopped.
+
+    A folder that holds another training (a redone stage with other settings or other data) is moved aside to
+    `NAME.old-1`, never deleted.
+
+    Returns:
+        the files that the stage answers for, and its counts.
+    """
+    from distill.sft import TrainConfig, another_run, train
+
+    config = TrainConfig(
+        job=name,
+        template=spec.template,
+        max_steps=spec.max_steps,
+        epochs=spec.epochs,
+        batch_size=spec.batch_size,
+        gradient_accumulation=spec.gradient_accumulation,
+        max_length=spec.max_length,
+        learning_rate=spec.learning_rate,
+        warmup_steps=spec.warmup_steps,
+        weight_decay=spec.weight_decay,
+        eval_every=spec.eval_every,
+        checkpoint_every=spec.checkpoint_every,
+        seed=spec.seed,
+    )
+    data = run.folder / "mix" / spec.mix
+    out = student_folder(run, name)
+    difference = another_run(config, data, spec.base, out)
+    if difference is not None:
+        aside = _free_name(out)
+        out.rename(aside)
+        reporter.say(f"  {out} held another training ({difference}); it is {aside.name} now")
+    result = train(
+        config,
+        data,
+        spec.base,
+        out,
+        on_progress=lambda p: reporter.update(_line(name, p)),
+        on_message=lambda text: reporter.say(f"  {text}"),
+    )
+    files = [result.metrics, *(path for path in result.model.iterdir() if path.is_file())]
+    counts: dict[str, Any] = {"steps": result.steps}
+    for key, value in (("loss", result.train_loss), ("validation loss", result.eval_loss)):
+        if value is not None:
+            counts[key] = round(value, 4)
+    return files, counts
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return aside
+
+
+def _line(name: str, progress: Progress) -> str:
+    eta = "" if progress.eta_s is None else f", about {duration(progress.eta_s)} to go"
+    return (
+        f"train:{name}: step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.3f}, "
+        f"{progress.tokens_per_second:,.0f} tokens/s{eta}"
+    )
