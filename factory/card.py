@@ -141,13 +141,11 @@ class MixStats:
 
 # ------------------------------------------------------------------------------------------ metadata
 
-_HUB_LICENCES = frozenset(
-    """
-    apache-2.0 mit isc unlicense bsd bsd-2-clause bsd-3-clause artistic-2.0 mpl-2.0 gpl-3.0 lgpl-3.0 agpl-3.0
-    cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nd-4.0 cc-by-nc-4.0 cc-by-nc-sa-4.0
-    cc-by-nc-nd-4.0 odc-by odbl pddl gemma
-    """.split()
-)
+_HUB_LICENCES = frozenset({
+    "apache-2.0", "mit", "isc", "unlicense", "bsd", "bsd-2-clause", "bsd-3-clause", "artistic-2.0", "mpl-2.0",
+    "gpl-3.0", "lgpl-3.0", "agpl-3.0", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0",
+    "cc-by-nd-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "gemma",
+})  # fmt: skip
 """Names the Hub knows. Anything else is published as "other" with its name beside it."""
 
 
