@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.extras import train_extra
 from distill.gemma.folder import hash_files
 from filters.errors import UserError
 
@@ -42,14 +41,13 @@ class Tokenizer:
         """Load `tokenizer.json` of a folder.
 
         Raises:
-            UserError: the file is missing, not a tokenizer, or lacks <bos>, <eos> or <pad>; or the package
-                `tokenizers` is missing.
+            UserError: the file is missing, not a tokenizer, or lacks <bos>, <eos> or <pad>.
         """
         file = Path(folder) / "tokenizer.json"
         if not file.is_file():
             raise UserError(f"no tokenizer.json in {folder}")
-        with train_extra("the tokenizer"):
-            from tokenizers import Tokenizer as Library
+        from tokenizers import Tokenizer as Library
+
         try:
             library = Library.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for whatever it cannot parse

@@ -1,0 +1,465 @@
+"""Supervised fine-tuning of a Gemma on conversations. Importing it loads no JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import training_log as log
+from distill.chat import parse_template
+from distill.data import Dataset, load_dataset
+from distill.gemma.folder import ModelFolder, resolve_model
+from distill.gemma.tokenizer import Tokenizer
+from filters.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides about a training run beside its data and its student.
+
+    Attributes:
+        job: name of the job in the metrics.
+        template: how conversations are laid out, see `distill.chat.parse_template`.
+        max_steps, epochs: one of the two; steps are optimiser steps, an epoch may be a fraction.
+        batch_size: rows of one micro-batch.
+        gradient_accumulation: micro-batches in an optimiser step.
+        max_length: in tokens; longer samples are left out and counted.
+        learning_rate: the peak, reached after `warmup_steps`; a cosine falls to a tenth of it.
+        weight_decay, b1, b2: AdamW's. Norm scales do not decay.
+        clip: bound of the gradient's global norm.
+        seed: of the order of the samples.
+        eval_every: validation loss every so many steps, and before the first and after the last; 0: only
+            those two.
+        checkpoint_every, keep: a checkpoint every so many steps, the latest `keep` stay.
+        dtype: "float32" or "bfloat16", of weights and optimiser.
+    """
+
+    job: str = "sft"
+    template: str = "gemma:r1"
+    max_steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 32
+    gradient_accumulation: int = 1
+    max_length: int = 1024
+    learning_rate: float = 1e-4
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.95
+    clip: float = 1.0
+    seed: int = 0
+    eval_every: int = 0
+    checkpoint_every: int = 100
+    keep: int = 2
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        parse_template(self.template)
+        if (self.max_steps is None) == (self.epochs is None):
+            raise UserError("give max_steps or epochs, one of the two")
+        positive = ("max_steps", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "clip")
+        for name in (*positive, "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UserError(f"{name} must be above 0, got {value}")
+        for name in ("warmup_steps", "weight_decay", "seed", "eval_every"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.max_length < 8:
+            raise UserError(f"max_length must be at least 8 tokens, got {self.max_length}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
+
+    def steps_for(self, samples: int) -> int:
+        """Optimiser steps of a run over so many training samples.
+
+        Raises:
+            UserError: the warm-up would not end before the run does.
+        """
+        if self.max_steps is not None:
+            steps = self.max_steps
+        else:
+            steps = math.ceil((self.epochs or 0) * samples / (self.batch_size * self.gradient_accumulation))
+        if self.warmup_steps >= steps and self.warmup_steps:
+            raise UserError(
+                f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run"
+            )
+        return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step, steps: optimiser steps done, of all.
+        loss: of the last step, nats per token trained on.
+        learning_rate: of the last step.
+        tokens_per_second: tokens that are no padding, over the latest steps; 0 until two steps are done.
+        eta_s: seconds to go, None until two steps are done.
+        eval_loss: latest validation loss, None where there is none.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    tokens_per_second: float
+    eta_s: float | None
+    eval_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        model: the HF folder.
+        metrics: metrics.parquet.
+        steps: optimiser steps.
+        train_loss, eval_loss: the last ones; eval_loss None without validation samples.
+        resumed_from: step of the checkpoint the run went on from, 0 for a fresh one.
+        already_done: nothing had to be done.
+        dataset: the line that counts the data's samples.
+    """
+
+    model: Path
+    metrics: Path
+    steps: int
+    train_loss: float | None
+    eval_loss: float | None
+    resumed_from: int
+    already_done: bool
+    dataset: str
+
+
+def train(
+    config: TrainConfig,
+    data: str | os.PathLike[str],
+    student: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    on_progress: Callable[[Progress], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
+) -> TrainResult:
+    """Fine-tune `student` on `data`; the finished model is `out_dir/model`.
+
+    A folder that holds the same run goes on from its last checkpoint, with losses equal to those of a run
+    that was never stopped. SIGINT and SIGTERM save a checkpoint first (in the main thread).
+
+    Args:
+        data: see `distill.data.load_dataset`.
+        student: see `distill.gemma.folder.resolve_model`.
+        on_progress: called after every step.
+        on_message: gets a line for a person now and then.
+
+    Raises:
+        UserError: bad input; a folder that holds another run (names what differs); a loss that is not
+            finite (names the step); stopped by a signal (exit code 128 + signal, the folder can go on); a
+            full or read-only disk.
+    """
+    say = on_message or (lambda _: None)
+    import tunix  # noqa: F401 - what is missing is said before anything is read
+
+    folder = ModelFolder.open(resolve_model(student))
+    tokenizer = Tokenizer.load(folder.path)
+    dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
+    say(dataset.summary())
+    out = Path(out_dir)
+    with log.disk_faults(out), log.locked(out):
+        manifest = _manifest(config, dataset, folder, os.fspath(student))
+        previous = log.read_manifest(out)
+        if previous is not None:
+            _refuse_another_run(out, previous, manifest)
+            if previous["status"] == "done":
+                say(f"{out} is finished already")
+                return _finished(config, out, dataset)
+        else:
+            _refuse_foreign_folder(out)
+            _copy_base(folder, out)
+            log.write_manifest(out, manifest)
+        job = _Job(config, dataset, folder, tokenizer, out, on_progress, say)
+        result = job.run()
+        log.write_manifest(
+            out, {**manifest, "status": "done", "model": ModelFolder.open(result.model).content_hash}
+        )
+        return result
+
+
+# ----------------------------------------------------------------------------------------------- the job
+
+
+class _Job:
+    """One run in one process; the trainer's observer."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        folder: ModelFolder,
+        tokenizer: Tokenizer,
+        out: Path,
+        on_progress: Callable[[Progress], None] | None,
+        say: Callable[[str], None],
+    ) -> None:
+        from distill.batches import EvalBatches, TrainStream, batch_length
+        from distill.trainer import cosine_schedule
+
+        self.config, self.folder, self.out, self.say = config, folder, out, say
+        self.dataset = dataset
+        self.on_progress = on_progress
+        self.steps = config.steps_for(len(dataset.train))
+        self.journal = log.Journal(out, config.job)
+        self.schedule = cosine_schedule(
+            config.learning_rate, steps=self.steps, warmup=config.warmup_steps, final_fraction=0.1
+        )
+        self.stopped_by: signal.Signals | None = None
+        shape = {
+            "rows": config.batch_size,
+            "length": batch_length(dataset.longest, config.max_length),
+            "pad_id": tokenizer.pad_id,
+        }
+        self.stream = TrainStream(
+            dataset.train,
+            **shape,
+            accumulation=config.gradient_accumulation,
+            steps=self.steps,
+            seed=config.seed,
+            stop=lambda: self.stopped_by is not None,
+        )
+        self.evaluation = EvalBatches(dataset.validation, **shape) if dataset.validation else None
+        self.last_step = 0
+        self.clock: deque[tuple[float, int]] = deque(maxlen=21)
+
+    def run(self) -> TrainResult:
+        from distill.gemma.checkpoint import save_model
+
+        config = self.config
+        with _signals(self._stop):
+            trainer = self._trainer()
+            restored = int(trainer.train_steps)
+            if restored:
+                self.say(f"going on at step {restored} of {self.steps}")
+            self.journal.open(restored)
+            self.stream.skip = restored * config.gradient_accumulation
+            self.last_step = restored
+            try:
+                done = trainer.run(self.stream, self.evaluation)
+            finally:
+                self.journal.close()
+            if done < self.steps:
+                assert self.stopped_by is not None
+                raise UserError(
+                    f"stopped by {self.stopped_by.name} after step {done} of {self.steps}; a checkpoint is saved, "
+                    "the same command goes on from there",
+                    exit_code=128 + self.stopped_by,
+                )
+            saved = save_model(
+                trainer.model,
+                self.folder.config,
+                self.out / log.MODEL,
+                tokenizer_from=self.out / log.BASE,
+                overwrite=True,
+            )
+        return TrainResult(
+            model=saved.path,
+            metrics=self.journal.fold(),
+            steps=self.steps,
+            train_loss=self.journal.last("train/loss"),
+            eval_loss=self.journal.last("eval/loss"),
+            resumed_from=restored,
+            already_done=False,
+            dataset=self.dataset.summary(),
+        )
+
+    def _trainer(self) -> Any:
+        from distill.gemma.checkpoint import load_model
+        from distill.trainer import SftTrainer, adamw
+
+        config = self.config
+        optimizer = adamw(
+            self.schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip=config.clip
+        )
+        return SftTrainer(
+            load_model(self.folder, dtype=config.dtype),
+            optimizer,
+            accumulation=config.gradient_accumulation,
+            checkpoints=self.out / log.CHECKPOINTS,
+            checkpoint_every=config.checkpoint_every,
+            evaluate_every=config.eval_every,
+            keep=config.keep,
+            observer=self,
+        )
+
+    def _stop(self, number: signal.Signals) -> None:
+        self.stopped_by = number
+        self.say(f"{number.name}: saving a checkpoint; once more ends the process at once")
+
+    def on_step(self, step: int, loss: float, grad_norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise UserError(
+                f"step {step}: the loss is {loss}, the gradient's norm {grad_norm}; nothing of this step is saved. "
+                "Try a lower learning rate or more warm-up steps in a new folder",
+                exit_code=1,
+            )
+        trained, real = self.stream.take_counts(step)
+        rate = float(self.schedule(step - 1))
+        self.journal.add(
+            step,
+            {
+                "train/loss": loss,
+                "train/grad_norm": grad_norm,
+                "train/learning_rate": rate,
+                "train/tokens": float(trained),
+            },
+        )
+        self.last_step = step
+        self.clock.append((time.monotonic(), real))
+        if self.on_progress is not None:
+            self.on_progress(self._progress(step, loss, rate))
+
+    def _progress(self, step: int, loss: float, rate: float) -> Progress:
+        elapsed = self.clock[-1][0] - self.clock[0][0]
+        measured = elapsed > 0
+        tokens = sum(real for _, real in list(self.clock)[1:])
+        per_step = elapsed / max(1, len(self.clock) - 1)
+        return Progress(
+            step=step,
+            steps=self.steps,
+            loss=loss,
+            learning_rate=rate,
+            tokens_per_second=tokens / elapsed if measured else 0.0,
+            eta_s=per_step * (self.steps - step) if measured else None,
+            eval_loss=self.journal.last("eval/loss"),
+        )
+
+    def evaluation_due(self, step: int) -> bool:
+        every = self.config.eval_every
+        wanted = step in (0, self.steps) or (every > 0 and step % every == 0)
+        return wanted and not self.journal.has(step, "eval/loss")
+
+    def on_evaluation(self, step: int, loss: float) -> None:
+        self.journal.add(step, {"eval/loss": loss})
+        self.say(f"step {step}: validation loss {loss:.4f}")
+
+    def before_checkpoint(self, step: int) -> None:
+        self.journal.sync()
+
+
+@contextmanager
+def _signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
+    """Tell `stop` of the first SIGINT or SIGTERM; the second does what it always does. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, _frame: Any) -> None:
+        restore()
+        stop(signal.Signals(number))
+
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        restore()
+
+
+# ------------------------------------------------------------------------------------------ the manifest
+
+
+def _manifest(config: TrainConfig, dataset: Dataset, folder: ModelFolder, student: str) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "config": dataclasses.asdict(config),
+        "template": parse_template(config.template).to_dict(),
+        "steps": config.steps_for(len(dataset.train)),
+        "student": {
+            "name": student,
+            "content_hash": folder.content_hash,
+            "parameters": folder.parameter_count,
+        },
+        "data": {
+            "source": dataset.source,
+            "fingerprint": dataset.fingerprint,
+            "train": len(dataset.train),
+            "validation": len(dataset.validation),
+            "too_long": dataset.too_long,
+            "held_out": dataset.held_out,
+        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("r1-factory", "jax", "flax", "google-tunix", "optax", "numpy")}
+
+
+def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Compare what decides about the losses."""
+    differing = [
+        f"{key} is {there['config'].get(key)!r} there and {value!r} now"
+        for key, value in now["config"].items()
+        if there["config"].get(key) != value
+    ]
+    if there["template"] != now["template"]:
+        differing.append("the template's text changed")
+    for part, key in (("student", "content_hash"), ("data", "fingerprint")):
+        if there[part][key] != now[part][key]:
+            differing.append(f"{part} has {key} {there[part][key]} there and {now[part][key]} now")
+    if differing:
+        raise UserError(
+            f"{out} holds another run: {differing[0]}"
+            + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
+            + ". Choose another folder, or train with what was there"
+        )
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    """A folder without a manifest must not hold checkpoints: they would be taken for this run's."""
+    if (out / log.CHECKPOINTS).exists():
+        raise UserError(f"{out} holds checkpoints and no {log.MANIFEST}; choose another folder")
+
+
+def _copy_base(folder: ModelFolder, out: Path) -> None:
+    base = out / log.BASE
+    base.mkdir(exist_ok=True)
+    for file in (folder.path / "config.json", *folder.tokenizer_files):
+        shutil.copyfile(file, base / file.name)
+
+
+def _finished(config: TrainConfig, out: Path, dataset: Dataset) -> TrainResult:
+    journal = log.Journal(out, config.job)
+    journal.read()
+    steps = config.steps_for(len(dataset.train))
+    return TrainResult(
+        model=out / log.MODEL,
+        metrics=out / log.METRICS,
+        steps=steps,
+        train_loss=journal.last("train/loss"),
+        eval_loss=journal.last("eval/loss"),
+        resumed_from=steps,
+        already_done=True,
+        dataset=dataset.summary(),
+    )

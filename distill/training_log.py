@@ -1,0 +1,204 @@
+"""What a training folder holds beside weights: manifest, metrics, lock. No JAX here.
+
+OUT/train.json        what is trained, on what, from what, and how far it is; written whole or not at all
+OUT/metrics.jsonl     every number as it comes; append-only while the job runs
+OUT/metrics.parquet   the same, folded at the end (columns of the table `metrics`)
+OUT/base/             config.json and tokenizer of the student, so that checkpoints can be exported alone
+OUT/checkpoints/N/    model and optimiser after N optimiser steps
+OUT/model/            the finished model, an HF folder
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from filters.errors import UserError
+
+MANIFEST = "train.json"
+JOURNAL = "metrics.jsonl"
+METRICS = "metrics.parquet"
+BASE = "base"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"
+FORMAT = 1
+"""Version of the manifest; a newer one is refused."""
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a file whole: temporary name, fsync, rename."""
+    temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def read_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of a training folder, None where there is none yet.
+
+    Raises:
+        UserError: it is no JSON, or a newer version wrote it.
+    """
+    file = out / MANIFEST
+    if not file.is_file():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        version = int(manifest["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not the manifest of a training folder: {error}") from error
+    if version > FORMAT:
+        raise UserError(f"{file} was written by a newer version (format {version}, this one knows {FORMAT})")
+    return manifest
+
+
+def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
+    write_atomically(
+        out / MANIFEST, json.dumps({"format": FORMAT, **manifest}, indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+@contextmanager
+def disk_faults(out: Path) -> Iterator[None]:
+    """Say in one sentence what the disk refused.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"the disk of {out} is full; free some space, and the same command goes on from the last checkpoint"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
+            raise UserError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
+        raise
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Make and hold a training folder; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process trains there; names its host and pid.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            owner = stream.read().strip() or "unknown"
+            raise UserError(
+                f"{out} is being trained by another process ({owner}); wait for it or stop it"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+class Journal:
+    """The append-only record of a job's numbers.
+
+    A row is in the operating system's hands when `add` returns, so a killed process loses none; `sync` puts
+    them on the disk. Rows are keyed by (step, name) and never written twice.
+    """
+
+    def __init__(self, out: Path, job: str) -> None:
+        self._file = out / JOURNAL
+        self._parquet = out / METRICS
+        self._job = job
+        self._rows: dict[tuple[int, str], tuple[float, str]] = {}
+        self._stream: IO[str] | None = None
+
+    def open(self, restored_step: int) -> None:
+        """Go on behind a checkpoint: rows of later steps are dropped, for they will be made again."""
+        self.read()
+        self._rows = {key: row for key, row in self._rows.items() if key[0] <= restored_step}
+        write_atomically(self._file, "".join(self._line(*key, *row) for key, row in self._rows.items()))
+        self._stream = self._file.open("a", encoding="utf-8")
+
+    def read(self) -> None:
+        """Read what earlier processes wrote.
+
+        Raises:
+            UserError: a line that no interrupted append explains.
+        """
+        if not self._file.is_file():
+            return
+        lines = self._file.read_text(encoding="utf-8").split("\n")
+        for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is a torn append
+            try:
+                row = json.loads(line)
+                self._rows[(row["step"], row["name"])] = (row["value"], row["at"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{self._file}, line {number} is damaged: {error}") from error
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        if self._stream is None:
+            raise RuntimeError("the journal is not open")
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
+        for name, value in values.items():
+            if (step, name) not in self._rows:
+                self._rows[(step, name)] = (value, at)
+                self._stream.write(self._line(step, name, value, at))
+        self._stream.flush()
+
+    def has(self, step: int, name: str) -> bool:
+        return (step, name) in self._rows
+
+    def last(self, name: str) -> float | None:
+        """Latest value of a number, None where there is none."""
+        steps = [step for step, other in self._rows if other == name]
+        return self._rows[(max(steps), name)][0] if steps else None
+
+    def sync(self) -> None:
+        if self._stream is not None:
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self.sync()
+            self._stream.close()
+            self._stream = None
+
+    def fold(self) -> Path:
+        """Write metrics.parquet: job, step, name, value, at; ordered by step and name."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        schema = pa.schema(
+            [
+                pa.field("job", pa.string(), nullable=False),
+                pa.field("step", pa.int64(), nullable=False),
+                pa.field("name", pa.string(), nullable=False),
+                pa.field("value", pa.float64()),
+                pa.field("at", pa.timestamp("us", tz="UTC")),
+            ],
+            metadata={"r1_factory.table": "metrics", "r1_factory.schema_version": "1"},
+        )
+        rows = [
+            {"job": self._job, "step": step, "name": name, "value": value, "at": datetime.fromisoformat(at)}
+            for (step, name), (value, at) in sorted(self._rows.items())
+        ]
+        temporary = self._parquet.with_name(f".{self._parquet.name}.tmp-{os.getpid()}")
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+        temporary.replace(self._parquet)
+        return self._parquet
+
+    @staticmethod
+    def _line(step: int, name: str, value: float, at: str) -> str:
+        return json.dumps({"step": step, "name": name, "value": value, "at": at}) + "\n"
