@@ -1,0 +1,322 @@
+"""Make a tiny base Gemma from nothing: corpus, tokenizer, pre-training, and an HF folder.
+
+    python -m factory.tiny.build teacher --out DIR
+    python -m factory.tiny.build student --out DIR
+
+Both are deterministic in `--seed`; a second machine may differ in the last bits of a float.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.gemma.build import Tiny
+from factory.tiny import tokenizer as tiny_tokenizer
+from factory.tiny.corpus import Group, groups
+
+log = logging.getLogger("factory.tiny")
+
+ROW = 128
+"""Tokens in a packed row. It equals the sliding window, so a packed row attends exactly as a lone sample."""
+MAX_LENGTH = 512
+DEVICES = 2
+"""Host devices that a step is divided over. Part of the recipe: another number adds floats in another order."""
+
+QUESTIONS = {"chain_sum": 8_000, "gcd": 3_000, "leg_counting": 7_000, "countdown": 5_000}
+"""Distinct questions a rung, at most."""
+COMPLETIONS = {"chain_sum": 5, "gcd": 24, "leg_counting": 5, "countdown": 10}
+"""Completions a question: many where a rung has few questions or the task needs much practice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a tiny model is pre-trained: AdamW, warm-up, then a cosine.
+
+    Attributes:
+        steps: optimiser steps. rows: packed rows a step. warmup: steps of linear warm-up.
+        learning_rate: the peak; the cosine ends at `final_share` of it.
+        b2, weight_decay, clip: of AdamW and of the gradient's global norm.
+    """
+
+    steps: int
+    rows: int = 8
+    warmup: int = 50
+    learning_rate: float = 3e-3
+    final_share: float = 0.03
+    b2: float = 0.99
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+TRAININGS = {"teacher": Training(3_000), "student": Training(1_200, learning_rate=4e-3)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packed rows, all of shape (rows, ROW).
+
+    A row holds several groups; a group is a prompt followed by completions, each of which sees the prompt and
+    itself. The prompt's last token stands at the head of every completion, because that is where the
+    completion's first token is predicted.
+
+    Attributes:
+        tokens, targets: int32 token ids; a target counts where `weights` is 1.
+        positions: int32, as if prompt and completion stood alone.
+        group: int32, 1.. within a row; 0 is padding.
+        branch: int32, 0 for the prompt, 1.. for its completions.
+        weights: float32, 1 on completion targets (the end token too).
+    """
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    positions: np.ndarray
+    group: np.ndarray
+    branch: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def take(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Arrays of the rows `index`, in the order of the fields."""
+        columns = (self.tokens, self.targets, self.positions, self.group, self.branch, self.weights)
+        return tuple(column[index] for column in columns)
+
+
+Piece = tuple[list[int], list[list[int]]]
+
+
+def pieces_of(prompt: list[int], completions: Sequence[list[int]]) -> Iterator[Piece]:
+    """Divide a group into pieces of a prompt and completions that fit a row; too long a completion is left out."""
+    room = ROW - (len(prompt) - 1)
+    held: list[list[int]] = []
+    used = 0
+    for completion in completions:
+        need = len(completion) + 1
+        if need > room:
+            continue
+        if used + need > room:
+            yield prompt, held
+            held, used = [], 0
+        held.append(completion)
+        used += need
+    if held:
+        yield prompt, held
+
+
+def pack(pieces: Sequence[Piece], rng: np.random.Generator) -> Rows:
+    """Pack pieces into rows, first fit over a window of open rows, and shuffle the rows."""
+    lengths = [len(p) - 1 + sum(len(c) + 1 for c in cs) for p, cs in pieces]
+    bins: list[list[int]] = []
+    open_bins: list[tuple[int, int]] = []  # (room, bin)
+    for number in rng.permutation(len(pieces)):
+        length = lengths[number]
+        for slot, (room, bin_id) in enumerate(open_bins):
+            if room >= length:
+                bins[bin_id].append(int(number))
+                open_bins[slot] = (room - length, bin_id)
+                break
+        else:
+            bins.append([int(number)])
+            open_bins.append((ROW - length, len(bins) - 1))
+            if len(open_bins) > 64:
+                open_bins.remove(min(open_bins))
+    return _fill([[pieces[n] for n in chosen] for chosen in bins], rng)
+
+
+def _fill(bins: list[list[Piece]], rng: np.random.Generator) -> Rows:
+    shape = (len(bins), ROW)
+    rows = Rows(*(np.zeros(shape, np.int32) for _ in range(5)), np.zeros(shape, np.float32))
+    for row, chosen in zip(rng.permutation(len(bins)), bins, strict=True):
+        at = 0
+        for group, (prompt, completions) in enumerate(chosen, start=1):
+            body = prompt[:-1]
+            end = at + len(body)
+            rows.tokens[row, at:end] = body
+            rows.positions[row, at:end] = range(len(body))
+            rows.group[row, at:end] = group
+            at = end
+            for branch, completion in enumerate(completions, start=1):
+                end = at + len(completion) + 1
+                rows.tokens[row, at:end] = [prompt[-1], *completion]
+                rows.targets[row, at:end] = [*completion, tiny_tokenizer.EOS]
+                rows.positions[row, at:end] = range(len(body), len(body) + len(completion) + 1)
+                rows.group[row, at:end], rows.branch[row, at:end] = group, branch
+                rows.weights[row, at:end] = 1.0
+                at = end
+    return rows
+
+
+def encode_corpus(corpus: Sequence[Group], tokenizer: Any) -> list[Piece]:
+    """Token ids of the corpus: a prompt is `<bos>` and `prompt_text`, a completion stands as it is."""
+    pieces: list[Piece] = []
+    for group in corpus:
+        texts = [tiny_tokenizer.prompt_text(group.problem.question), *(s.completion for s in group.samples)]
+        encoded = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        pieces += pieces_of([tiny_tokenizer.BOS, *encoded[0]], encoded[1:])
+    return pieces
+
+
+def make_corpus(seed: int) -> list[Group]:
+    """The whole corpus of the shipped models."""
+    return list(groups(seed, QUESTIONS, COMPLETIONS))
+
+
+def make_tokenizer(corpus: Sequence[Group]) -> Any:
+    """The tokenizer, from every tenth group of the corpus."""
+    texts = []
+    for group in corpus[::10]:
+        texts.append(tiny_tokenizer.prompt_text(group.problem.question))
+        texts += [sample.completion for sample in group.samples]
+    return tiny_tokenizer.build(texts)
+
+
+def train(model: Any, rows: Rows, training: Training, seed: int) -> list[float]:
+    """Pre-train `model` in place; returns the loss of every step (nats a completion token).
+
+    The rows of a step are divided over all devices JAX has.
+    """
+    import jax
+    import optax
+    from flax import nnx
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    graph, params = nnx.split(model)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        training.learning_rate,
+        training.warmup,
+        training.steps,
+        training.learning_rate * training.final_share,
+    )
+    optimiser = optax.chain(
+        optax.clip_by_global_norm(training.clip),
+        optax.adamw(schedule, b2=training.b2, weight_decay=training.weight_decay),
+    )
+
+    def loss(params: Any, batch: tuple[Any, ...]) -> Any:
+        tokens, targets, positions, group, branch, weights = batch
+        logits, _ = nnx.merge(graph, params)(tokens, positions, None, attention_mask(group, branch))
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return (losses * weights).sum() / weights.sum()
+
+    def step(params: Any, state: Any, batch: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+        value, gradient = jax.value_and_grad(loss)(params, batch)
+        updates, state = optimiser.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+    everywhere, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("rows"))
+    jitted = jax.jit(step, donate_argnums=(0, 1))
+    params = jax.device_put(params, everywhere)
+    state, losses, started = jax.device_put(optimiser.init(params), everywhere), [], time.monotonic()
+    for number, index in enumerate(_batches(len(rows), training, seed), start=1):
+        params, state, value = jitted(params, state, jax.device_put(rows.take(index), divided))
+        losses.append(value)
+        if number % 100 == 0:
+            recent = float(np.mean([float(v) for v in losses[-100:]]))
+            log.info("step %d  loss %.4f  %.0f s", number, recent, time.monotonic() - started)
+    nnx.update(model, jax.device_put(params, jax.devices()[0]))
+    return [float(value) for value in losses]
+
+
+def attention_mask(group: Any, branch: Any) -> Any:
+    """(B, L) group and branch numbers -> (B, L, L) bool: causal, own group, the prompt or the own branch."""
+    import jax.numpy as jnp
+
+    same_group = group[:, :, None] == group[:, None, :]
+    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+    causal = jnp.tril(jnp.ones((group.shape[1], group.shape[1]), bool))
+    return same_group & visible & causal
+
+
+def _batches(n_rows: int, training: Training, seed: int) -> Iterator[np.ndarray]:
+    """Row numbers of every step: epochs, each in an order of its own."""
+    rng = np.random.default_rng(seed)
+    order = np.empty(0, np.int64)
+    for _ in range(training.steps):
+        while len(order) < training.rows:
+            order = np.concatenate([order, rng.permutation(n_rows)])
+        yield order[: training.rows]
+        order = order[training.rows :]
+
+
+def build(which: Tiny, out: Path, seed: int, training: Training | None = None) -> dict[str, Any]:
+    """Make a model and write it to `out`; returns what was done, in figures."""
+    import jax
+
+    from distill.gemma.build import parameter_count, random_gemma3, tiny_config
+    from distill.gemma.checkpoint import save_model
+
+    started = time.monotonic()
+    corpus = make_corpus(seed)
+    tokenizer = make_tokenizer(corpus)
+    rows = pack(encode_corpus(corpus, tokenizer), np.random.default_rng(seed))
+    report = _corpus_report(corpus, rows) | {"corpus_s": round(time.monotonic() - started, 1)}
+    log.info("%s", json.dumps(report))
+    config = tiny_config(which, tokenizer.get_vocab_size())
+    model = random_gemma3(config, seed)
+    training = training or TRAININGS[which]
+    losses = train(model, rows, training, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        tiny_tokenizer.save(tokenizer, Path(folder), MAX_LENGTH)
+        save_model(model, config, out, tokenizer_from=folder, overwrite=True)
+    report |= {
+        "model": which,
+        "seed": seed,
+        "parameters": parameter_count(model),
+        "vocabulary": tokenizer.get_vocab_size(),
+        "training": asdict(training),
+        "row_tokens": ROW,
+        "final_loss": round(float(np.mean(losses[-100:])), 4),
+        "total_s": round(time.monotonic() - started, 1),
+        "device": jax.devices()[0].device_kind,
+    }
+    (out / "build.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _corpus_report(corpus: Sequence[Group], rows: Rows) -> dict[str, Any]:
+    samples = [sample for group in corpus for sample in group.samples]
+    return {
+        "questions": len(corpus),
+        "completions": len(samples),
+        "styles": dict(Counter(sample.style for sample in samples)),
+        "languages": dict(Counter(sample.language for sample in samples)),
+        "rows": len(rows),
+        "completion_tokens": int(rows.weights.sum()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m factory.tiny.build", description=__doc__.split("\n")[0])
+    parser.add_argument("which", choices=("teacher", "student"))
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced where it exists")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="optimiser steps, where the shipped number is too many")
+    options = parser.parse_args(arguments)
+    # XLA keeps one small model on about one core: two devices on the host make it two.
+    os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count={DEVICES}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    training = TRAININGS[options.which]
+    if options.steps is not None:
+        training = replace(training, steps=options.steps)
+    log.info("%s", json.dumps(build(options.which, options.out, options.seed, training), indent=2))
+
+
+if __name__ == "__main__":
+    main()
