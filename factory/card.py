@@ -96,6 +96,7 @@ class MixStats:
         split_tokens: split -> sum of the column `tokens`.
         cells: (component, domain, split) -> rows.
         languages: language -> rows. sources: (source, licence) -> rows.
+        questions: split -> hashes of its questions, as whole numbers of 64 bits.
     """
 
     split_counts: Counter[str] = field(default_factory=Counter)
@@ -104,9 +105,12 @@ class MixStats:
     cells: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
     sources: Counter[tuple[str, str]] = field(default_factory=Counter)
+    questions: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, split: str, batch: pa.Table) -> None:
         """Count rows of one split."""
+        from factory.records import question_hash
+
         columns = {
             name: [value or "" for value in batch.column(name).to_pylist()]
             for name in ("component", "domain", "language", "source", "licence")
@@ -117,6 +121,8 @@ class MixStats:
         self.cells.update((c, d, split) for c, d in zip(columns["component"], columns["domain"], strict=True))
         self.languages.update(columns["language"])
         self.sources.update(zip(columns["source"], columns["licence"], strict=True))
+        asked = (question for question in batch.column("question").to_pylist() if question)
+        self.questions.setdefault(split, set()).update(int(question_hash(q)[:16], 16) for q in asked)
 
     @property
     def rows(self) -> int:
@@ -127,6 +133,15 @@ class MixStats:
         order = ("train", "validation", "test")
         ranked = sorted(self.split_counts, key=lambda s: (order.index(s) if s in order else len(order), s))
         return {split: self.split_counts[split] for split in ranked}
+
+    @property
+    def has_general(self) -> bool:
+        return any(component == "general" for component, _, _ in self.cells)
+
+    def shared_questions(self) -> int:
+        """Questions that stand in more than one split."""
+        counts = Counter(question for part in self.questions.values() for question in part)
+        return sum(count > 1 for count in counts.values())
 
     def split_rows(self) -> list[tuple[str, int, int]]:
         return [(split, rows, self.split_tokens[split]) for split, rows in self.splits.items()]

@@ -219,6 +219,20 @@ def test_a_gemma_teacher_brings_its_terms(mix: Path) -> None:
     assert (head["license"], head["license_name"]) == ("other", "mixed")
 
 
+def test_the_card_says_of_the_set_what_is_so(tmp_path: Path) -> None:
+    apart = [sample(index, component="reasoning") for index in range(20)]
+    card = push(write_mix(tmp_path / "apart", apart), FACTS, repo="team/set", dry_run=True).card
+    assert "No question stands in more than one split" in card and "plain" not in card
+    shared = [sample(index, question=f"Same {index // 20}?") for index in range(40)]
+    card = push(write_mix(tmp_path / "shared", shared), FACTS, repo="team/set", dry_run=True).card
+    assert "2 questions stand in more than one split" in card and "beside plain" in card
+    one = [sample(index, split="train") for index in range(5)]
+    assert (
+        "more than one split"
+        not in push(write_mix(tmp_path / "one", one), FACTS, repo="team/set", dry_run=True).card
+    )
+
+
 def test_a_public_card_asks_for_no_login(mix: Path) -> None:
     assert "hf auth login" not in push(mix, FACTS, repo="team/set", private=False, dry_run=True).card
 
