@@ -114,7 +114,9 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Sequence[
     import duckdb
 
     try:
-        return connection.execute(sql, list(parameters)).fetch_arrow_table()
+        relation = connection.sql(sql, params=list(parameters))
+        # A statement without a result (a SET, say) gives no relation.
+        return relation.to_arrow_table() if relation is not None else pa.table({})
     except duckdb.Error as error:
         raise UserError(f"the query failed: {error}") from error
 
