@@ -133,23 +133,12 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:
-        self._answer("GET")
-
-    def do_HEAD(self) -> None:
-        self._answer("GET")
-
-    def do_POST(self) -> None:
-        self._answer("POST")
-
-    def do_PUT(self) -> None:
-        self._answer("PUT")
-
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing on stderr: `Hub.requests` is the log."""
 
-    def _answer(self, method: str) -> None:
+    def _answer(self) -> None:
         parts = urlsplit(self.path)
+        method = "GET" if self.command == "HEAD" else self.command
         self.query = parse_qs(parts.query)
         self.body = self._read_body()
         self.hub.requests.append(f"{self.command} {parts.path}")
@@ -171,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             if refused.code:
                 headers["X-Error-Code"] = refused.code
             self._send(refused.status, json.dumps({"error": refused.message}).encode(), headers)
+
+    do_GET = do_HEAD = do_POST = do_PUT = _answer
 
     def _read_body(self) -> bytes:
         if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -241,16 +232,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, name: str, revision: str = "main") -> Any:
         repository, commit = self._repository(name), self._commit_at(name, revision)
+        siblings = [{"rfilename": path} for path in sorted(commit.files)]
         return {
             "id": name,
             "sha": commit.oid,
             "private": repository.private,
-            "gated": False,
-            "disabled": False,
-            "downloads": 0,
-            "likes": 0,
             "tags": [],
-            "siblings": [{"rfilename": path} for path in sorted(commit.files)],
+            "siblings": siblings,
         }
 
     def refs(self, name: str) -> Any:
@@ -292,12 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path not in commit.files:
             raise _Refused(404, "Entry not found", "EntryNotFound")
         content, status = commit.files[path], 200
-        headers = {
-            "ETag": f'"{_etag(path, content)}"',
-            "X-Repo-Commit": commit.oid,
-            "Accept-Ranges": "bytes",
-            "Content-Type": "application/octet-stream",
-        }
+        headers = {"ETag": f'"{_etag(path, content)}"', "X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
         if span := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             first, last = int(span[1]), min(int(span[2] or len(content) - 1), len(content) - 1)
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
@@ -308,13 +291,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def preupload(self, name: str, revision: str) -> Any:
         self._repository(name, write=True)
-        files = [file["path"] for file in json.loads(self.body)["files"]]
-        return {
-            "files": [
-                {"path": path, "uploadMode": "lfs" if _large(path) else "regular", "shouldIgnore": False}
-                for path in files
-            ]
-        }
+        paths = [file["path"] for file in json.loads(self.body)["files"]]
+        modes = {path: "lfs" if _large(path) else "regular" for path in paths}
+        return {"files": [{"path": p, "uploadMode": m, "shouldIgnore": False} for p, m in modes.items()]}
 
     def lfs_batch(self, name: str) -> Any:
         self._repository(name, write=True)
