@@ -43,7 +43,7 @@ class TrainingDisplay:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     def update(self, progress: Progress) -> None:
         numbers = describe(progress)

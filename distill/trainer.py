@@ -8,6 +8,7 @@ evaluation is repeated when a run goes on.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -167,8 +168,13 @@ def restore_model(model: Any, checkpoints: Path, step: int) -> None:
     """Put a checkpoint's weights into a model of the same shape, without its optimiser."""
     from tunix.sft.checkpoint_manager import CheckpointManager
 
-    manager = CheckpointManager(str(checkpoints.resolve()), ocp.CheckpointManagerOptions(read_only=True))
+    talkative = logging.getLogger("absl")  # it warns of what read-only means
+    level = talkative.level
+    talkative.setLevel(logging.ERROR)
     try:
+        # Read-only: the folder may be in use, and an ordinary manager tidies up what it finds unfinished.
+        manager = CheckpointManager(str(checkpoints.resolve()), ocp.CheckpointManagerOptions(read_only=True))
         manager.maybe_restore(model, step=step)
-    finally:
         manager.close()
+    finally:
+        talkative.setLevel(level)

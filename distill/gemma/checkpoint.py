@@ -312,7 +312,11 @@ def save_model(
         raise UserError(f"{target} is there already; choose another folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for leftover in (
+        *target.parent.glob(f".{target.name}.tmp-*"),
+        *target.parent.glob(f".{target.name}.old-*"),
+    ):
+        shutil.rmtree(leftover)  # of a process that was killed
     temporary.mkdir()
     try:
         dtype = _write_weights(model, config, temporary, max_shard_bytes)

@@ -1,0 +1,495 @@
+"""Fine-tuning: it learns, it counts right, and nothing that stops it changes a number."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distill import training_log
+from distill.batches import EvalBatches, Order, TrainStream, batch_length, make_batch
+from distill.chat import parse_template
+from distill.data import Example, load_dataset
+from distill.gemma.folder import ModelFolder
+from distill.gemma.tokenizer import Tokenizer
+from distill.sft import Progress, TrainConfig, TrainResult, train
+from filters.errors import UserError
+
+pytestmark = pytest.mark.train
+
+# Thirty samples in batches of 2 × 4: an epoch ends inside a step, and the run has several.
+CONFIG = TrainConfig(
+    max_steps=40,
+    batch_size=4,
+    gradient_accumulation=2,
+    max_length=64,
+    learning_rate=1e-2,
+    warmup_steps=4,
+    weight_decay=0.01,
+    eval_every=10,
+    checkpoint_every=8,
+    seed=7,
+)
+
+
+def rows() -> list[dict[str, Any]]:
+    out = []
+    for a in range(6):
+        for b in range(6):
+            reply = f"<think>\n{a}+{b}\n</think>\n{a + b}"
+            messages = [
+                {"role": "user", "content": f"{a} plus {b}?"},
+                {"role": "assistant", "content": reply},
+            ]
+            out.append(
+                {"messages": messages, "split": "validation" if a == b else "train", "weight": 1 + a % 2}
+            )
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, student: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One uninterrupted run: (folder, result, progress of every step, compilations seen at every step)."""
+    import jax
+
+    compiled: list[str] = []
+
+    def listen(event: str, _seconds: float, **_: Any) -> None:
+        if "backend_compile" in event:
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    out = tmp_path_factory.mktemp("run") / "out"
+    seen: list[Progress] = []
+    counts: list[int] = []
+
+    def note(progress: Progress) -> None:
+        seen.append(progress)
+        counts.append(len(compiled))
+
+    result = train(CONFIG, data, student.path, out, on_progress=note)
+    return out, result, seen, counts
+
+
+def losses(out: Path) -> list[Any]:
+    """The metrics without the clock, in order."""
+    return pq.read_table(out / "metrics.parquet").drop_columns(["at"]).to_pylist()
+
+
+# ------------------------------------------------------------------------------------ batches and loss
+
+
+def example(*ids: int, prompt: int = 1, weight: float = 1.0) -> Example:
+    mask = np.arange(len(ids)) >= prompt
+    return Example(np.asarray(ids, np.int32), mask, weight)
+
+
+def test_every_epoch_shows_every_sample_once_in_another_order() -> None:
+    order = Order(11, seed=3)
+    epochs = [[order[e * 11 + i] for i in range(11)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    fresh = Order(11, seed=3)
+    assert [fresh[p] for p in (32, 5, 17)] == [epochs[2][10], epochs[0][5], epochs[1][6]]
+    assert [Order(11, seed=4)[i] for i in range(11)] != epochs[0]
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    assert [Order(8, seed=1)[i] for i in range(10)] == ORDER_8_1
+
+
+ORDER_8_1 = [2, 4, 7, 5, 0, 6, 3, 1, 5, 6]
+
+
+def test_batches_are_padded_on_the_right() -> None:
+    batch = make_batch([example(2, 7, 8, prompt=2, weight=0.5), example(2, 9)], 3, 4, pad_id=0)
+    assert batch["tokens"].tolist() == [[2, 7, 8, 0], [2, 9, 0, 0], [0, 0, 0, 0]]
+    assert batch["present"].tolist() == [[True, True, True, False], [True, True, False, False], [False] * 4]
+    assert batch["weights"].tolist() == [[0, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+
+
+def test_lengths_are_rounded_up_to_a_few_shapes() -> None:
+    assert [batch_length(n, 64) for n in (1, 16, 17, 60, 64)] == [16, 16, 32, 64, 64]
+    assert batch_length(60, 61) == 61
+
+
+def test_the_stream_goes_on_by_position_and_stops_between_steps() -> None:
+    examples = [example(2, i + 10) for i in range(5)]
+    stop = [False]
+
+    def stream(skip: int) -> TrainStream:
+        made = TrainStream(
+            examples, rows=2, length=4, pad_id=0, accumulation=2, steps=6, seed=0, stop=lambda: stop[0]
+        )
+        made.skip = skip
+        return made
+
+    whole = [b["tokens"].tolist() for b in stream(0) if b is not None]
+    assert len(whole) == 12
+    later = list(stream(4))
+    assert later[:4] == [None] * 4
+    assert [b["tokens"].tolist() for b in later[4:] if b is not None] == whole[4:]
+    taken = 0
+    for _ in stream(0):
+        taken += 1
+        if taken == 3:  # in the middle of the second step
+            stop[0] = True
+    assert taken == 4
+
+
+def test_the_loss_is_the_weighted_token_mean_and_ignores_padding(student: ModelFolder) -> None:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from distill.gemma.checkpoint import load_model
+    from distill.loss import completion_loss, model_inputs
+
+    model = load_model(student)
+    examples = [example(2, 40, 41, 42, 43, prompt=3, weight=2.0), example(2, 50, 51, prompt=1)]
+    expected, weight = 0.0, 0.0
+    forward, loss_of = nnx.jit(lambda m, *inputs: m(*inputs)), nnx.jit(completion_loss)
+    for item in examples:
+        n = len(item.ids)
+        mask = jnp.tril(jnp.ones((1, n, n), bool))
+        logits, _ = forward(model, jnp.asarray(item.ids[None]), jnp.arange(n)[None], None, mask)
+        log_probs = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)))[0]
+        for t in range(1, n):
+            if item.mask[t]:
+                expected -= item.weight * log_probs[t - 1, item.ids[t]]
+                weight += item.weight
+    for shape in ((2, 5), (3, 16)):
+        batch = make_batch(examples, *shape, pad_id=0)
+        loss, sums = loss_of(model, **model_inputs({k: jnp.asarray(v) for k, v in batch.items()}))
+        assert float(loss) == pytest.approx(expected / weight, abs=1e-5)
+        assert float(sums["weight"]) == weight
+    empty = make_batch([], 3, 16, pad_id=0)
+    loss, _ = loss_of(model, **model_inputs({k: jnp.asarray(v) for k, v in empty.items()}))
+    assert float(loss) == 0.0
+
+
+def test_the_learning_rate_rises_and_falls_to_a_tenth() -> None:
+    from distill.trainer import cosine_schedule
+
+    schedule = cosine_schedule(1.0, steps=101, warmup=10, final_fraction=0.1)
+    values = [float(schedule(i)) for i in range(101)]
+    assert values[:3] == pytest.approx([0.1, 0.2, 0.3])
+    assert values[10] == pytest.approx(1.0)
+    assert values[55] == pytest.approx(0.55, abs=0.01)
+    assert values[-1] == pytest.approx(0.1)
+    assert values[10:] == sorted(values[10:], reverse=True)
+    assert float(cosine_schedule(1.0, steps=1, warmup=0, final_fraction=0.1)(0)) == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------------------------------- whole runs
+
+
+def test_it_learns_and_every_weight_moves(finished: Any, student: ModelFolder) -> None:
+    from safetensors.numpy import load_file
+
+    out, result, seen, _ = finished
+    assert [p.step for p in seen] == list(range(1, 41))
+    assert seen[-1].loss < 0.3 * seen[0].loss
+    assert result.model == out / "model"
+    before, after = (
+        load_file(student.path / "model.safetensors"),
+        load_file(out / "model" / "model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    assert [name for name in before if np.array_equal(before[name], after[name])] == []
+    assert ModelFolder.open(out / "model").config == student.config
+
+
+def test_nothing_is_compiled_after_the_second_step(finished: Any) -> None:
+    *_, counts = finished
+    assert counts[0] > 0
+    # The validation step compiles before the first training step; the schedule's few operators at step 1.
+    assert counts[-1] == counts[1]
+
+
+def test_what_a_finished_folder_holds(finished: Any, data: Path, student: ModelFolder) -> None:
+    out, result, seen, _ = finished
+    table = pq.read_table(out / "metrics.parquet")
+    assert table.schema.names == ["job", "step", "name", "value", "at"]
+    assert table.schema.metadata[b"r1_factory.table"] == b"metrics"
+    by_name: dict[str, dict[int, float]] = {}
+    for row in table.to_pylist():
+        by_name.setdefault(row["name"], {})[row["step"]] = row["value"]
+    assert set(by_name) == {
+        "train/loss",
+        "train/grad_norm",
+        "train/learning_rate",
+        "train/tokens",
+        "eval/loss",
+    }
+    assert list(by_name["train/loss"]) == list(range(1, 41))
+    assert list(by_name["eval/loss"]) == [0, 10, 20, 30, 40]
+    assert by_name["train/learning_rate"][40] == pytest.approx(1e-3)
+    assert by_name["train/loss"][40] == seen[-1].loss == result.train_loss
+    manifest = json.loads((out / "train.json").read_text())
+    assert manifest["status"] == "done"
+    assert manifest["student"]["content_hash"] == student.content_hash
+    assert manifest["model"] == ModelFolder.open(out / "model").content_hash
+    assert manifest["data"]["train"] == 30
+    names = {p.name for p in out.iterdir()} - {".lock"}
+    assert names == {"train.json", "metrics.jsonl", "metrics.parquet", "base", "checkpoints", "model"}
+
+
+def test_the_validation_loss_is_a_mean_over_tokens(finished: Any, data: Path) -> None:
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from distill.gemma.checkpoint import load_model
+    from distill.loss import completion_loss, model_inputs
+
+    out, result, *_ = finished
+    folder = ModelFolder.open(out / "model")
+    dataset = load_dataset(str(data), parse_template("gemma:r1"), Tokenizer.load(folder.path), 64)
+    (batch,) = EvalBatches(dataset.validation, rows=6, length=64, pad_id=0)
+    loss, _ = completion_loss(
+        load_model(folder), **model_inputs({k: jnp.asarray(v) for k, v in batch.items()})
+    )
+    assert result.eval_loss == pytest.approx(float(loss), abs=1e-5)
+
+
+def test_listeners_of_the_process_survive(finished: Any) -> None:
+    import jax
+
+    *_, counts = finished
+    heard: list[str] = []
+    jax.monitoring.register_event_listener(lambda event, **_: heard.append(event))
+    from distill.trainer import _Silent
+
+    _Silent().close()
+    jax.monitoring.record_event("/distill/test")
+    assert heard == ["/distill/test"]
+    assert counts[-1] > 0  # the listener of the fixture was heard to the end
+
+
+# ------------------------------------------------------------------------------------- stop and go on
+
+
+def start(data: Path, student: ModelFolder, out: Path) -> subprocess.Popen[bytes]:
+    flags = {
+        "max-steps": CONFIG.max_steps,
+        "batch-size": CONFIG.batch_size,
+        "grad-accum": CONFIG.gradient_accumulation,
+        "max-length": CONFIG.max_length,
+        "learning-rate": CONFIG.learning_rate,
+        "warmup-steps": CONFIG.warmup_steps,
+        "weight-decay": CONFIG.weight_decay,
+        "eval-every": CONFIG.eval_every,
+        "checkpoint-every": CONFIG.checkpoint_every,
+        "seed": CONFIG.seed,
+    }
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    command = [
+        sys.executable,
+        "-m",
+        "distill.cli",
+        "train",
+        str(data),
+        "--student",
+        str(student.path),
+        "--out",
+    ]
+    return subprocess.Popen(
+        [*command, str(out), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        if process.poll() is not None:
+            assert process.stdout is not None
+            pytest.fail(f"ended too early: {process.stdout.read().decode()}")
+        time.sleep(0.0005)
+
+
+def journal_step(out: Path) -> int:
+    file = out / "metrics.jsonl"
+    if not file.is_file():
+        return 0
+    complete = file.read_text().split("\n")[:-1]
+    return max((json.loads(line)["step"] for line in complete), default=0)
+
+
+@pytest.mark.slow
+def test_kills_change_nothing(finished: Any, data: Path, student: ModelFolder, tmp_path: Path) -> None:
+    """SIGKILL at a drawn step, SIGKILL in a checkpoint write, SIGTERM; then the rest, equal to the last bit."""
+    reference, *_ = finished
+    out = tmp_path / "killed"
+    draw = random.Random(os.getpid())
+    first = draw.randrange(1, 16)
+    process = start(data, student, out)
+    wait_for(lambda: journal_step(out) >= first, process)
+    process.kill()
+    process.wait()
+
+    process = start(data, student, out)
+    wait_for(lambda: any((out / "checkpoints").glob("*tmp*")), process)
+    process.kill()
+    process.wait()
+    resumed = max((int(p.name) for p in (out / "checkpoints").iterdir() if p.name.isdigit()), default=0)
+
+    before, target = (out / "metrics.jsonl").stat().st_ino, resumed + draw.randrange(1, 8)
+    process = start(data, student, out)
+    wait_for(lambda: (out / "metrics.jsonl").stat().st_ino != before and journal_step(out) >= target, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout is not None
+    said = process.stdout.read().decode()
+    assert process.wait() == 143, said
+    assert "stopped by SIGTERM after step" in said
+    assert "Traceback" not in said
+    stopped_at = journal_step(out)
+    assert (out / "checkpoints" / str(stopped_at)).is_dir()
+
+    result = train(CONFIG, data, student.path, out)
+    assert result.resumed_from == stopped_at, f"first kill at step {first}"
+    assert losses(out) == losses(reference), f"first kill at step {first}"
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (out, reference)]
+    assert weights[0] == weights[1]
+
+
+def test_a_finished_run_is_not_made_again(finished: Any, data: Path, student: ModelFolder) -> None:
+    out, result, *_ = finished
+    before = (out / "metrics.jsonl").stat().st_mtime_ns
+    said: list[str] = []
+    again = train(CONFIG, data, student.path, out, on_message=said.append)
+    assert again == replace(result, already_done=True, resumed_from=40)
+    assert any("finished already" in line for line in said)
+    assert (out / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_another_run_is_refused(
+    finished: Any, data: Path, student: ModelFolder, make_config: Any, make_folder: Any, tmp_path: Path
+) -> None:
+    out, *_ = finished
+    with pytest.raises(UserError, match=r"learning_rate is 0\.01 there and 0\.02 now"):
+        train(replace(CONFIG, learning_rate=0.02), data, student.path, out)
+    other = tmp_path / "other.jsonl"
+    other.write_text(data.read_text().replace("1 plus 2?", "2 plus 1?"))
+    with pytest.raises(UserError, match="data has fingerprint"):
+        train(CONFIG, other, student.path, out)
+    with pytest.raises(UserError, match="student has content_hash"):
+        train(CONFIG, data, make_folder(make_config(), seed=9).path, out)
+    stray = tmp_path / "stray"
+    (stray / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds checkpoints and no train\.json"):
+        train(CONFIG, data, student.path, stray)
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "train.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="written by a newer version"):
+        train(CONFIG, data, student.path, newer)
+
+
+def test_a_diverging_run_stops_with_its_step(data: Path, student: ModelFolder, tmp_path: Path) -> None:
+    wild = replace(CONFIG, learning_rate=1e30, warmup_steps=0, checkpoint_every=1)
+    with pytest.raises(UserError, match=r"step \d+: the loss is") as caught:
+        train(wild, data, student.path, tmp_path / "out")
+    assert caught.value.exit_code == 1
+    step = int(str(caught.value).split(":")[0].removeprefix("step "))
+    kept = [int(p.name) for p in (tmp_path / "out" / "checkpoints").iterdir() if p.name.isdigit()]
+    assert max(kept, default=0) < step
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["status"] == "running"
+
+
+def test_two_processes_never_train_in_one_folder(data: Path, student: ModelFolder, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / ".lock").open("w") as held:
+        held.write("host elsewhere, pid 42\n")
+        held.flush()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process .host elsewhere, pid 42."):
+            train(CONFIG, data, student.path, out)
+
+
+def test_a_full_disk_and_a_file_in_the_way(
+    data: Path, student: ModelFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file cannot be written"):
+        train(CONFIG, data, student.path, tmp_path / "file")
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training_log, "write_atomically", full)
+    with pytest.raises(UserError, match="the disk of .* is full"):
+        train(CONFIG, data, student.path, tmp_path / "out")
+
+
+def test_a_torn_line_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    journal = training_log.Journal(tmp_path, "sft")
+    journal.open(0)
+    for step in (1, 2, 3):
+        journal.add(step, {"train/loss": 1.0 / step})
+    journal.close()
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(file.read_text() + '{"step": 4, "na')
+    again = training_log.Journal(tmp_path, "sft")
+    again.open(2)
+    assert (again.has(2, "train/loss"), again.has(3, "train/loss")) == (True, False)
+    assert again.last("train/loss") == 0.5
+    again.close()
+    assert len(file.read_text().splitlines()) == 2
+    file.write_text("rubbish\n" + file.read_text())
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        training_log.Journal(tmp_path, "sft").open(2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 1.0}, "one of the two"),
+        ({"max_steps": None}, "one of the two"),
+        ({"max_steps": 0}, "max_steps must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be above 0"),
+        ({"batch_size": -1}, "batch_size must be above 0"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"b2": 1.0}, r"b2 must lie in \[0, 1\)"),
+        ({"max_length": 4}, "max_length must be at least 8"),
+        ({"dtype": "int8"}, "dtype must be"),
+        ({"template": "nothing"}, "unknown template"),
+    ],
+)
+def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_epochs_count_steps() -> None:
+    config = TrainConfig(epochs=1.5, batch_size=4, gradient_accumulation=2)
+    assert config.steps_for(30) == 6  # ceil(45 / 8)
+    with pytest.raises(UserError, match="warmup_steps 6 must be less than the 6 steps"):
+        replace(config, warmup_steps=6).steps_for(30)
+
+
+def test_results_are_plain(finished: Any) -> None:
+    _, result, *_ = finished
+    assert isinstance(result, TrainResult)
+    assert (result.steps, result.resumed_from, result.already_done) == (40, 0, False)
+    assert result.dataset.startswith("30 samples to train on, 6 for validation")
