@@ -76,8 +76,7 @@ def _sources(recipe: Recipe) -> list[SourceFacts]:
     facts = []
     for source in recipe.prompts.sources:
         url = f"https://huggingface.co/datasets/{source.repo}" if source.kind == "hub" else ""
-        name = source.name or getattr(source, "task", None) or source.kind
-        facts.append(SourceFacts(name=name, licence=source.licence, url=url))
+        facts.append(SourceFacts(source.label, source.licence, source.description, url))
     return facts
 
 

@@ -46,7 +46,7 @@ class Repository:
         return self.commits[-1]
 
     def at(self, revision: str) -> Commit | None:
-        if revision in ("main", "refs/heads/main"):
+        if revision == "main":
             return self.commits[-1]
         return next((commit for commit in self.commits if commit.oid == revision), None)
 
@@ -110,11 +110,9 @@ class _Refused(Exception):
 
 _NAME = r"(?P<name>[^/]+/[^/]+?)"
 _ROUTES: list[tuple[str, str, str]] = [
-    ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create_repository"),
     ("POST", r"/api/validate-yaml", "validate_yaml"),
     ("GET", rf"/api/datasets/{_NAME}", "info"),
-    ("GET", rf"/api/datasets/{_NAME}/refs", "refs"),
     ("GET", rf"/api/datasets/{_NAME}/revision/(?P<revision>[^/]+)", "info"),
     ("GET", rf"/api/datasets/{_NAME}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", "tree"),
     ("POST", rf"/api/datasets/{_NAME}/paths-info/(?P<revision>[^/]+)", "paths_info"),
@@ -181,8 +179,6 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    # ------------------------------------------------------------------------------- who and what
-
     def _writable(self) -> set[str]:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.tokens:
@@ -204,12 +200,6 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return commit
 
-    def whoami(self) -> Any:
-        names = sorted(self._writable())
-        if not names:
-            raise _Refused(401, "Invalid username or password.")
-        return {"type": "user", "name": names[0], "orgs": [{"name": name} for name in names[1:]]}
-
     def create_repository(self) -> Any:
         wanted = json.loads(self.body)
         names = self._writable()
@@ -228,8 +218,6 @@ class _Handler(BaseHTTPRequestHandler):
     def validate_yaml(self) -> Any:
         return {"errors": [], "warnings": []}
 
-    # ------------------------------------------------------------------------------------ reading
-
     def info(self, name: str, revision: str = "main") -> Any:
         repository, commit = self._repository(name), self._commit_at(name, revision)
         siblings = [{"rfilename": path} for path in sorted(commit.files)]
@@ -240,11 +228,6 @@ class _Handler(BaseHTTPRequestHandler):
             "tags": [],
             "siblings": siblings,
         }
-
-    def refs(self, name: str) -> Any:
-        head = self._repository(name).commits[-1].oid
-        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": head}
-        return {"branches": [branch], "tags": [], "converts": [], "pullRequests": []}
 
     def tree(self, name: str, revision: str, path: str = "") -> Any:
         files = self._commit_at(name, revision).files
@@ -267,13 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = self._commit_at(name, revision).files
         form = parse_qs(self.body.decode())
         paths = json.loads(self.body)["paths"] if self.body.startswith(b"{") else form.get("paths", [])
-        found = []
-        for path in paths:
-            if path in files:
-                found.append(_entry(path, files[path]))
-            elif any(file.startswith(f"{path}/") for file in files):
-                found.append(_folder(path))
-        return found
+        folders = [path for path in paths if any(file.startswith(f"{path}/") for file in files)]
+        return [_entry(path, files[path]) for path in paths if path in files] + [
+            _folder(path) for path in folders
+        ]
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         commit = self._commit_at(name, revision)
@@ -286,8 +266,6 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
             content, status = content[first : last + 1], 206
         self._send(status, content, headers)
-
-    # ------------------------------------------------------------------------------------ writing
 
     def preupload(self, name: str, revision: str) -> Any:
         self._repository(name, write=True)

@@ -121,6 +121,11 @@ class ReasoningGymSource(SourceBase):
         return self
 
     @property
+    def label(self) -> str:
+        """What the column `source` of its prompts holds."""
+        return self.name or self.task or self.kind
+
+    @property
     def rungs(self) -> tuple[Rung, ...]:
         if self.task is not None:
             return (Rung(task=self.task, config=self.config, domain=self.domain),)
@@ -181,6 +186,11 @@ class FilesSource(TabularSource):
     kind: Literal["files"]
     path: Path
 
+    @property
+    def label(self) -> str:
+        """What the column `source` of its prompts holds."""
+        return self.name or self.path.stem
+
 
 class HubSource(TabularSource):
     """Questions in a data set of the Hugging Face Hub, or in a local folder laid out like one.
@@ -197,6 +207,11 @@ class HubSource(TabularSource):
     config: str | None = None
     split: str = "train"
     revision: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What the column `source` of its prompts holds."""
+        return self.name or self.repo
 
 
 def _fill_from_catalogue(data: Any) -> Any:

@@ -31,7 +31,7 @@ def check(spec: ReasoningGymSource) -> None:
     """
     if spec.size is None and spec.quotas is None:
         raise UserError(
-            f"source {_name(spec)}: reasoning-gym never ends; say how many questions by size or quotas"
+            f"source {spec.label}: reasoning-gym never ends; say how many questions by size or quotas"
         )
     for rung in spec.rungs:
         _build(rung, seed=spec.seed, size=1)
@@ -49,7 +49,7 @@ def prompts(spec: ReasoningGymSource, splits: Shares) -> Iterator[dict[str, Any]
         if missing:
             log.warning(
                 "source %s: task %s has run dry, %d of %d questions could not be made",
-                _name(spec), rung.task, missing, sum(wanted.values()),
+                spec.label, rung.task, missing, sum(wanted.values()),
             )  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def _allocate(spec: ReasoningGymSource) -> list[dict[str, int]]:
             if rung.weight > 0 and (split in (ANY, "test") or not rung.heldout_rung)
         ]
         if not takers and amount:
-            raise UserError(f"source {_name(spec)}: all tasks are held out, there are no {split} questions")
+            raise UserError(f"source {spec.label}: all tasks are held out, there are no {split} questions")
         for i, share in zip(takers, _apportion(amount, [spec.rungs[i].weight for i in takers]), strict=True):
             if share:
                 out[i][split] = share
@@ -149,7 +149,7 @@ class _Draw:
             for split in sorted(needed):
                 if shares[split] <= 0:
                     raise UserError(
-                        f"source {_name(self.spec)}: {split} questions are wanted, but the share is 0"
+                        f"source {self.spec.label}: {split} questions are wanted, but the share is 0"
                     )
                 rarest = min(rarest, shares[split])
         return 1000 + 4 * int(sum(self.amounts.values()) / rarest)
@@ -180,16 +180,12 @@ class _Draw:
             licence=self.spec.licence or "Apache-2.0",
             meta=meta,
         )
-        return make_prompt(self.spec, _name(self.spec), parts, self.splits, digest)
+        return make_prompt(self.spec, parts, self.splits, digest)
 
 
 def _seed_of(seed: int, rung: Rung) -> int:
     text = f"{seed}:{rung.task}:{canonical_json(json_safe(rung.config))}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
-def _name(spec: ReasoningGymSource) -> str:
-    return spec.name or spec.task or "reasoning_gym"
 
 
 def _build(rung: Rung, *, seed: int, size: int) -> Any:

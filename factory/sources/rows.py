@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from factory.records import canonical_json, prompt_id, question_hash, split_of
-from factory.sources.config import DEFAULT_INSTRUCTIONS, SourceBase, TabularSource
+from factory.sources.config import DEFAULT_INSTRUCTIONS, AnySource, FilesSource, HubSource
 from filters.errors import UserError
 from filters.verifiers import check_options
 
 log = logging.getLogger(__name__)
+
+Tabular = FilesSource | HubSource
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -83,7 +85,7 @@ def split_for(digest: str, splits: Shares, *, evaluation_only: bool) -> str:
 
 
 def make_prompt(
-    spec: SourceBase, name: str, parts: PromptParts, splits: Shares, digest: str | None = None
+    spec: AnySource, parts: PromptParts, splits: Shares, digest: str | None = None
 ) -> dict[str, Any]:
     """One row of `prompts`. `digest` is the question's hash where it is known already."""
     digest = digest or question_hash(parts.question)
@@ -95,7 +97,7 @@ def make_prompt(
     return {
         "prompt_id": prompt_id(messages, parts.reference, parts.verifier, parts.verifier_args),
         "question_hash": digest,
-        "source": name,
+        "source": spec.label,
         "split": split_for(digest, splits, evaluation_only=spec.evaluation_only),
         "domain": parts.domain,
         "language": parts.language,
@@ -111,7 +113,7 @@ def make_prompt(
 
 
 def prompts(
-    spec: TabularSource,
+    spec: Tabular,
     rows: Iterable[RawRow],
     splits: Shares,
     on_bad_row: Callable[[BadRow], None] | None,
@@ -142,7 +144,7 @@ def prompts(
         seen.add(digest)
         if total == 1:
             _warn_about_unmapped_reference(spec, row)
-        prompt = make_prompt(spec, _name(spec), parts, splits, digest)
+        prompt = make_prompt(spec, parts, splits, digest)
         if amounts is not None:
             if amounts.get(prompt["split"], 0) <= 0:
                 continue
@@ -156,10 +158,8 @@ def prompts(
     _sum_up(spec, total, first_bad if bad == total else None, repeated, unverifiable)
 
 
-def _sum_up(
-    spec: TabularSource, total: int, only_bad: BadRow | None, repeated: int, unverifiable: int
-) -> None:
-    name = _name(spec)
+def _sum_up(spec: Tabular, total: int, only_bad: BadRow | None, repeated: int, unverifiable: int) -> None:
+    name = spec.label
     if total == 0:
         raise UserError(f"source {name}: there is not one question in it")
     if only_bad is not None:
@@ -170,12 +170,7 @@ def _sum_up(
         log.warning("source %s: %d questions have no reference; answers cannot be graded", name, unverifiable)
 
 
-def _name(spec: TabularSource) -> str:
-    fallback = getattr(spec, "repo", None) or getattr(spec, "path", None)
-    return spec.name or str(getattr(fallback, "stem", fallback))
-
-
-def _warn_about_unmapped_reference(spec: TabularSource, row: RawRow) -> None:
+def _warn_about_unmapped_reference(spec: Tabular, row: RawRow) -> None:
     columns = row.values or {}
     if spec.columns.reference in columns:
         return
@@ -183,7 +178,7 @@ def _warn_about_unmapped_reference(spec: TabularSource, row: RawRow) -> None:
         if column in columns:
             log.warning(
                 "source %s has no column %r; if %r holds the reference, say columns: {reference: %s}",
-                _name(spec), spec.columns.reference, column, column,
+                spec.label, spec.columns.reference, column, column,
             )  # fmt: skip
             return
 
@@ -195,7 +190,7 @@ class _Unusable(Exception):
     """Why a row cannot be a prompt."""
 
 
-def _parts(spec: TabularSource, row: RawRow) -> PromptParts:
+def _parts(spec: Tabular, row: RawRow) -> PromptParts:
     if row.values is None:
         raise _Unusable(row.fault or "not a row")
     values, columns = row.values, spec.columns
@@ -252,7 +247,7 @@ def _text(values: Mapping[str, Any], column: str) -> str | None:
     return value
 
 
-def _verifier(spec: TabularSource, own: str | None, choices: list[str] | None) -> str:
+def _verifier(spec: Tabular, own: str | None, choices: list[str] | None) -> str:
     """The row's own verifier, else the source's, else what fits: choices are a choice, the rest is maths."""
     verifier = own or spec.verifier or ("choice" if choices is not None else "math")
     if verifier not in DEFAULT_INSTRUCTIONS:
@@ -260,7 +255,7 @@ def _verifier(spec: TabularSource, own: str | None, choices: list[str] | None) -
     return verifier
 
 
-def _reference(spec: TabularSource, value: Any) -> str | None:
+def _reference(spec: Tabular, value: Any) -> str | None:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool) or not isinstance(value, str | int | float | decimal.Decimal):
