@@ -21,9 +21,13 @@ def _sentence(status: int | None, repo: str, error: Exception) -> str:
         case 403:
             return f"the token may not do this with {repo}: it needs write access to that account or organisation."
         case 404:
-            return f"there is no data set {repo} on the Hub, not at that revision, or the token may not see it."
+            return (
+                f"there is no data set {repo} on the Hub, not at that revision, or the token may not see it."
+            )
         case 409 | 412:
-            return f"somebody else changed {repo} in the meantime, and nothing was uploaded over it. Push again."
+            return (
+                f"somebody else changed {repo} in the meantime, and nothing was uploaded over it. Push again."
+            )
         case 413:
             return f"a file is too large for {repo}. Push with smaller shards."
         case 429:
