@@ -269,13 +269,13 @@ def push(
     run_folder: Path, mix_name: str, repo: str, public: bool, dry_run: bool, message: str | None
 ) -> None:
     """Publish a mix to the Hugging Face Hub: Parquet shards and a card written from the run."""
-    from factory.push import describe, push_mix
+    from factory.push import push_mix
     from factory.store import Run
 
-    opened = Run.open(run_folder)
-    click.echo(
-        describe(push_mix(opened, mix_name, repo=repo, private=not public, dry_run=dry_run, message=message))
+    result = push_mix(
+        Run.open(run_folder), mix_name, repo=repo, private=not public, dry_run=dry_run, message=message
     )
+    click.echo(result.describe())
 
 
 @cli.command()

@@ -26,6 +26,7 @@ def print_plan(recipe: Recipe, folder: Path, selection: Selection) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    pipeline.check_sources(recipe)
     road = pipeline.plan(recipe)
     chosen, redo = selection.apply(road)
     names = {stage.name for stage in chosen}

@@ -18,6 +18,7 @@ from factory.console import Reporter, duration
 from factory.files import write_text
 from factory.recipe import Recipe, dump_recipe
 from factory.records import content_id
+from factory.sources import check_source
 from factory.stages import Context, StageResult
 from factory.store import Run, stage_manifest
 from filters.errors import UserError
@@ -173,6 +174,7 @@ def execute(recipe: Recipe, folder: Path, selection: Selection, reporter: Report
     """
     road = plan(recipe)
     chosen, redo = selection.apply(road)
+    check_sources(recipe)
     prints = fingerprints(road)
     run = Run.create(folder)
     with run.locked("pipeline"):
@@ -185,6 +187,16 @@ def execute(recipe: Recipe, folder: Path, selection: Selection, reporter: Report
                 continue
             _run_stage(context, stage, prints[stage.name])
     return run
+
+
+def check_sources(recipe: Recipe) -> None:
+    """Tasks, settings and paths of every source, before any work.
+
+    Raises:
+        UserError: what is wrong with the first that does not fit.
+    """
+    for source in recipe.prompts.sources:
+        check_source(source)
 
 
 def _check(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from distill.gemma.folder import TINY
 from factory.card import CardFacts, SourceFacts
@@ -45,8 +49,10 @@ def card_facts(run: Run, mix: str) -> CardFacts:
         run=run.folder.name,
         mix=mix,
         recipe=recipe.name,
-        recipe_text=(run.folder / "recipe.yaml").read_text(encoding="utf-8"),
-        teacher=spec.model,
+        recipe_text=yaml.safe_dump(
+            _without_folders(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True
+        ),
+        teacher=_without_folders(spec.model),
         teacher_hash=generated["config"]["model_hash"] if generated else "",
         teacher_licence="apache-2.0" if spec.model in TINY else "gemma",
         tag_style=recipe.mixes[mix].tag_style,
@@ -64,6 +70,15 @@ def card_facts(run: Run, mix: str) -> CardFacts:
         sources=_sources(recipe),
         code_version=version("r1-factory"),
     )
+
+
+def _without_folders(value: Any) -> Any:
+    """Paths of the publisher's machine say nothing to a reader: of an absolute one the name is enough."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _filters(recipe: Recipe, mix: str) -> dict[str, str]:
@@ -92,19 +107,3 @@ def push_mix(
         dry_run=dry_run,
         message=message,
     )
-
-
-def describe(result: PushResult) -> str:
-    """What a push did, for people."""
-    lines = [
-        f"{path:44} {size / 1024:>10,.1f} KiB" + (f" {count:>10,} rows" if count is not None else "")
-        for path, size, count in result.files
-    ]
-    where = f"{result.url} ({'private' if result.private else 'public'})"
-    if result.dry_run:
-        lines += [f"would go to {where}; nothing was sent. The card:", "", result.card]
-    elif result.changed:
-        lines.append(f"published at {where}, commit {result.commit}")
-    else:
-        lines.append(f"{where} holds exactly this already; nothing was sent")
-    return "\n".join([*lines, *result.notes])

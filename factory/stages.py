@@ -71,7 +71,7 @@ def prompts(context: Context) -> StageResult:
     splits = context.recipe.prompts.splits
     for spec in context.recipe.prompts.sources:
         for row in load_prompts(spec, splits=splits, on_bad_row=bad.append):
-            rows.setdefault(row["prompt_id"], row)
+            rows.setdefault(row["question_hash"], row)  # two sources may hold the same question
             if len(rows) % 200 == 0:
                 context.reporter.update(f"prompts: {len(rows):,}")
     for line in bad[:10]:

@@ -33,6 +33,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(stages, kind, work(kind))
     for kind in ("select", "mix", "train"):
         monkeypatch.setattr(stages, kind, lambda name, kind=kind: work(f"{kind}-{name}"))
+    monkeypatch.setattr(pipeline, "check_source", lambda source: None)
     monkeypatch.setattr(stages, "model_hash", lambda name: f"hash of {name}")
     return calls
 
@@ -88,7 +89,9 @@ def test_only_needs_what_comes_before(done: Counter[str], tmp_path: Path) -> Non
     walk(tmp_path / "run", recipe(), only="select")
     assert done["select-a"] == done["select-b"] == 1 and done["mix-a"] == 0
     with pytest.raises(UserError, match="needs stage prompts, whose settings changed"):
-        changed = recipe().model_copy(update={"prompts": recipe().prompts.model_copy(update={"splits": Splits(test=0.2)})})
+        changed = recipe().model_copy(
+            update={"prompts": recipe().prompts.model_copy(update={"splits": Splits(test=0.2)})}
+        )
         walk(tmp_path / "run", changed, only="generate")
 
 
