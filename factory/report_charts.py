@@ -1,0 +1,322 @@
+"""Charts of the report as inline SVG: small functions, no dependency.
+
+Colours are CSS variables of the page (`--c0` … `--c5`), so one SVG serves light and dark. Every mark carries
+a `<title>`, which browsers show as a tooltip and screen readers read out. All text is escaped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+SERIES_COLOURS = 6
+NARROW_SPACE = "\u202f"
+
+
+# ------------------------------------------------------------------------------------------- numbers
+
+
+def number(value: float | int | None) -> str:
+    """12345 -> "12,345"; fractions keep four significant digits; None -> "–"."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def percent(share: float | None) -> str:
+    """0.4123 -> "41.2 %", with a narrow space that does not break."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    return f"{100 * share:.1f}{NARROW_SPACE}%"
+
+
+def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) that cover [low, high] from inside."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / max(wanted, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+# ---------------------------------------------------------------------------------------- primitives
+
+
+def _at(value: float) -> str:
+    """A coordinate, to a tenth of a pixel."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>" if text else ""
+
+
+def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start", extra: str = "") -> str:
+    kind = f' class="{css}"' if css else ""
+    return f'<text x="{_at(x)}" y="{_at(y)}"{kind} text-anchor="{anchor}"{extra}>{escape(text)}</text>'
+
+
+def _rect(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
+    return (
+        f'<rect x="{_at(x)}" y="{_at(y)}" width="{_at(max(width, 0))}" height="{_at(max(height, 0))}" '
+        f'class="{css}">{_title(title)}</rect>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
+    return f'<line x1="{_at(x1)}" y1="{_at(y1)}" x2="{_at(x2)}" y2="{_at(y2)}" class="{css}"/>'
+
+
+def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> Markup:
+    return Markup(  # every text in `parts` went through `escape`
+        f'<svg class="chart" viewBox="0 0 {_at(width)} {_at(height)}" style="max-width:{_at(width)}px" '
+        f'role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    )
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A plot's inner rectangle, in pixels, and the data range that it shows."""
+
+    x0: float
+    y0: float
+    width: float
+    height: float
+    low_x: float
+    high_x: float
+    low_y: float
+    high_y: float
+
+    def x(self, value: float) -> float:
+        return self.x0 + self.width * (value - self.low_x) / ((self.high_x - self.low_x) or 1.0)
+
+    def y(self, value: float) -> float:
+        return self.y0 + self.height * (1 - (value - self.low_y) / ((self.high_y - self.low_y) or 1.0))
+
+    def grid_y(self, values: Sequence[float], label: str, show: str = "") -> list[str]:
+        """Horizontal grid lines with their values, and the axis label above them."""
+        parts = [_text(0, self.y0 - 12, label, "axis")] if label else []
+        for value in values:
+            y = self.y(value)
+            parts.append(_line(self.x0, y, self.x0 + self.width, y, "grid"))
+            shown = percent(value) if show == "percent" else number(abs(value) if show == "abs" else value)
+            parts.append(_text(self.x0 - 6, y + 4, shown, "tick", "end"))
+        return parts
+
+    def axis_x(self, values: Sequence[float], label: str) -> list[str]:
+        """Values below the plot, and the axis label below them."""
+        bottom = self.y0 + self.height
+        parts = [_line(self.x0, bottom, self.x0 + self.width, bottom, "rule")]
+        parts += [_text(self.x(value), bottom + 16, number(value), "tick", "middle") for value in values]
+        parts.append(_text(self.x0 + self.width / 2, bottom + 33, label, "axis", "middle"))
+        return parts
+
+
+def legend(entries: Sequence[tuple[str, str]], x: float, y: float) -> str:
+    """Swatches in a row. `entries` are (css class, text)."""
+    parts: list[str] = []
+    for css, text in entries:
+        parts.append(f'<rect x="{_at(x)}" y="{_at(y - 9)}" width="10" height="10" rx="2" class="{css}"/>')
+        parts.append(_text(x + 15, y, text, "tick"))
+        x += 15 + 6.6 * len(text) + 18
+    return "".join(parts)
+
+
+# -------------------------------------------------------------------------------------------- charts
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar: the text below it, its height, and its tooltip."""
+
+    label: str
+    value: float
+    title: str
+    css: str = "f0"
+
+
+def bars(
+    data: Sequence[Bar], *, label: str, x_label: str, y_label: str, width: float = 520, height: float = 240
+) -> Markup:
+    """A histogram whose bars have labels of their own; labels are thinned where they would touch."""
+    top = 1.04 * max((bar.value for bar in data), default=0) or 1
+    frame = _Frame(52, 30, width - 60, height - 74, 0, max(len(data), 1), 0, top)
+    parts = frame.grid_y(ticks(0, top, 4), y_label) + frame.axis_x([], x_label)
+    every = max(1, math.ceil(len(data) * 7 * max((len(bar.label) for bar in data), default=1) / frame.width))
+    for index, bar in enumerate(data):
+        x, y = frame.x(index), frame.y(bar.value)
+        step = frame.width / len(data)
+        gap = min(3.0, step * 0.12)
+        parts.append(_rect(x + gap, y, step - 2 * gap, frame.y(0) - y, bar.css, bar.title))
+        if index % every == 0:
+            parts.append(_text(x + step / 2, frame.y(0) + 16, bar.label, "tick", "middle"))
+    return _svg(width, height, label, parts)
+
+
+def mirror_histogram(
+    edges: Sequence[float],
+    upper: Sequence[int],
+    lower: Sequence[int],
+    *,
+    names: tuple[str, str],
+    label: str,
+    x_label: str,
+    y_label: str,
+    width: float = 1040,
+    height: float = 300,
+) -> Markup:
+    """Two histograms over the same bins, one upwards and one downwards; `edges` has one value more."""
+    top, bottom = 1.04 * max(upper, default=0) or 1, 1.04 * max(lower, default=0) or 1
+    frame = _Frame(60, 42, width - 70, height - 86, edges[0], edges[-1], -bottom, top)
+    marks = ticks(-bottom, top, 6)
+    parts = frame.grid_y(marks, y_label, "abs") + frame.axis_x(ticks(edges[0], edges[-1], 8), x_label)
+    for index, (up, down) in enumerate(zip(upper, lower, strict=True)):
+        left, right = frame.x(edges[index]), frame.x(edges[index + 1])
+        span = f"{number(edges[index])} to {number(edges[index + 1])}"
+        for count, css, name in ((up, "f0", names[0]), (down, "f1", names[1])):
+            if count:
+                y0, y1 = frame.y(0), frame.y(count if css == "f0" else -count)
+                title = f"{span}: {number(count)} {name}"
+                parts.append(_rect(left + 0.6, min(y0, y1), right - left - 1.2, abs(y1 - y0), css, title))
+    parts.append(_line(frame.x0, frame.y(0), frame.x0 + frame.width, frame.y(0), "rule"))
+    parts.append(legend([("f0", f"{names[0]} (upwards)"), ("f1", f"{names[1]} (downwards)")], 300, 14))
+    return _svg(width, height, label, parts)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line of (x, y) points, in the order of x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+
+
+def lines(
+    series: Sequence[Series],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    width: float = 510,
+    height: float = 270,
+) -> Markup:
+    """Lines over a common range; colours from the seventh on are dashed."""
+    xs = [x for line in series for x, _ in line.points] or [0.0]
+    ys = [y for line in series for _, y in line.points] or [0.0]
+    pad = (max(ys) - min(ys)) * 0.05 or abs(max(ys)) * 0.05 or 0.5
+    floor = 0.0 if 0 <= min(ys) < pad * 8 else min(ys) - pad
+    frame = _Frame(60, 46, width - 76, height - 92, min(xs), max(xs), floor, max(ys) + pad)
+    parts = frame.grid_y(ticks(floor, max(ys) + pad, 5), y_label) + frame.axis_x(
+        ticks(min(xs), max(xs), 6), x_label
+    )
+    for line in series:
+        colour = line.colour % SERIES_COLOURS
+        css = f"s{colour}" + (" dashed" if line.colour >= SERIES_COLOURS else "")
+        path = " ".join(f"{_at(frame.x(x))},{_at(frame.y(y))}" for x, y in line.points)
+        last_x, last_y = line.points[-1]
+        title = f"{line.name}: {number(last_y)} at {x_label} {number(last_x)}"
+        parts.append(f'<polyline points="{path}" class="{css}">{_title(title)}</polyline>')
+        parts.append(
+            f'<circle cx="{_at(frame.x(last_x))}" cy="{_at(frame.y(last_y))}" r="3" '
+            f'class="f{colour}">{_title(title)}</circle>'
+        )
+    entries = [(f"f{line.colour % SERIES_COLOURS}", _short(line.name, 24)) for line in series]
+    return _svg(width, height, label, [*parts, legend(entries, 60, 14)])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval (None where there is none), as shares."""
+
+    label: str
+    value: float
+    low: float | None
+    high: float | None
+    colour: int = 0
+
+
+def intervals(data: Sequence[Interval], *, label: str, x_label: str, width: float = 1040) -> Markup:
+    """A dot with its interval for every row, over a common axis from zero."""
+    top = max((row.high if row.high is not None else row.value for row in data), default=1.0)
+    scale = min(1.0, max(0.05, math.ceil(top * 20 + 0.2) / 20))
+    row_height = 30
+    frame = _Frame(190, 6, width - 350, row_height * len(data), 0, scale, 0, 1)
+    bottom = frame.y0 + frame.height
+    parts: list[str] = []
+    for value in ticks(0, scale, 6):
+        parts.append(_line(frame.x(value), frame.y0, frame.x(value), bottom, "grid"))
+        parts.append(_text(frame.x(value), bottom + 16, f"{100 * value:g}", "tick", "middle"))
+    for index, row in enumerate(data):
+        y, colour = frame.y0 + row_height * (index + 0.5), row.colour % SERIES_COLOURS
+        bounds = ""
+        if row.low is not None and row.high is not None:
+            bounds = f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+            parts.append(_line(frame.x(row.low), y, frame.x(row.high), y, f"s{colour} thick"))
+            for end in (row.low, row.high):
+                parts.append(_line(frame.x(end), y - 5, frame.x(end), y + 5, f"s{colour}"))
+        parts.append(_text(frame.x0 - 12, y + 4, _short(row.label, 26), "label", "end"))
+        parts.append(
+            f'<circle cx="{_at(frame.x(row.value))}" cy="{_at(y)}" r="5.5" class="f{colour}">'
+            f"{_title(f'{row.label}: {percent(row.value)} {bounds}')}</circle>"
+        )
+        parts.append(
+            f'<text x="{_at(frame.x0 + frame.width + 14)}" y="{_at(y + 4)}" class="value">{percent(row.value)}'
+            f'<tspan class="note" dx="8">{bounds}</tspan></text>'
+        )
+    parts.append(_text(frame.x0 + frame.width / 2, bottom + 34, x_label, "axis", "middle"))
+    return _svg(width, bottom + 42, label, parts)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A row of a funnel: a count, and what its share is a share of."""
+
+    label: str
+    count: int
+    note: str
+    css: str = "f0"
+
+
+def funnel(data: Sequence[Step], *, label: str, width: float = 1040) -> Markup:
+    """Horizontal bars to one scale, each with its count and a note."""
+    top = max((step.count for step in data), default=0) or 1
+    row_height, left, room = 30, 190, width - 190 - 330
+    parts: list[str] = []
+    for index, step in enumerate(data):
+        y = row_height * index
+        length = max(room * step.count / top, 1.5 if step.count else 0)
+        parts.append(_text(left - 12, y + 19, step.label, "label", "end"))
+        parts.append(
+            _rect(left, y + 5, length, row_height - 10, step.css, f"{step.label}: {number(step.count)}")
+        )
+        parts.append(
+            f'<text x="{_at(left + length + 10)}" y="{y + 19}" class="value">{number(step.count)}'
+            f'<tspan class="note" dx="8">{escape(step.note)}</tspan></text>'
+        )
+    return _svg(width, row_height * len(data), label, parts)
+
+
+def meter(share: float | None, *, title: str = "", part: float = 0.0, css: str = "f0") -> Markup:
+    """A small bar for a table's cell: `share` of the full length, the first `part` of it darker."""
+    full = 110.0
+    length = full * min(max(share or 0.0, 0.0), 1.0)
+    dark = full * min(max(part, 0.0), 1.0)
+    return Markup(  # titles are escaped by `_title`
+        f'<svg class="meter" viewBox="0 0 {_at(full)} 10" width="{_at(full)}" height="10" aria-hidden="true">'
+        f'<rect width="{_at(full)}" height="10" class="track"/>'
+        f'<rect width="{_at(length)}" height="10" class="{css}{" soft" if part else ""}">{_title(title)}</rect>'
+        f'<rect width="{_at(dark)}" height="10" class="{css}"/></svg>'
+    )
