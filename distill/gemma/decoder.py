@@ -115,7 +115,10 @@ def weights_of(model: Any) -> Weights:
     layers = []
     for layer in model.layers:
         attn, mlp = layer.attn, layer.mlp
-        qkv = _fuse_square(attn.qkv_einsum.w[...]) if attn.use_qkv_einsum else None
+        if attn.use_qkv_einsum:
+            qkv = _jit_fuse_square(attn.qkv_einsum.w[...])
+        else:
+            qkv = _jit_fuse_grouped(attn.q_einsum.w[...], attn.kv_einsum.w[...])
         layers.append(
             LayerWeights(
                 attention_norm=layer.pre_attention_norm.scale[...],
@@ -124,7 +127,7 @@ def weights_of(model: Any) -> Weights:
                 attention_out_norm=layer.post_attention_norm.scale[...],
                 mlp_norm=layer.pre_ffw_norm.scale[...],
                 mlp_out_norm=layer.post_ffw_norm.scale[...],
-                qkv=_fuse_grouped(attn.q_einsum.w[...], attn.kv_einsum.w[...]) if qkv is None else qkv,
+                qkv=qkv,
                 out=attn.attn_vec_einsum.w[...],
                 gate=mlp.gate_proj.kernel[...],
                 up=mlp.up_proj.kernel[...],
@@ -134,18 +137,20 @@ def weights_of(model: Any) -> Weights:
     return Weights(model.embedder.input_embedding[...], tuple(layers), model.final_norm.scale[...])
 
 
-@jax.jit
 def _fuse_grouped(q: Float[Array, "N D H"], kv: Float[Array, "2 K D H"]) -> Float[Array, "D (N+2K)H"]:
     return _columns(jnp.concatenate([q, kv[0], kv[1]], axis=0))
 
 
-@jax.jit
 def _fuse_square(qkv: Float[Array, "3 N D H"]) -> Float[Array, "D 3NH"]:
     return _columns(qkv.reshape(-1, *qkv.shape[2:]))
 
 
 def _columns(heads: Float[Array, "A D H"]) -> Float[Array, "D AH"]:
     return heads.transpose(1, 0, 2).reshape(heads.shape[1], -1)
+
+
+_jit_fuse_grouped = jax.jit(_fuse_grouped)
+_jit_fuse_square = jax.jit(_fuse_square)
 
 
 def empty_cache(spec: DecoderSpec, rows: int, slots: int, dtype: Any) -> Cache:

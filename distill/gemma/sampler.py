@@ -398,7 +398,8 @@ def _insert(
             row = jax.lax.dynamic_index_in_dim(rows, source[i], 0, keepdims=True)
             return jax.lax.dynamic_update_slice(into, row, (target[i], 0, 0, 0))
 
-        return jax.tree.map(place, cache, block)
+        placed: Cache = jax.tree.map(place, cache, block)
+        return placed
 
     copied: Cache = jax.lax.fori_loop(0, count, copy_row, cache)
     return copied
