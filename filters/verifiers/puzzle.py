@@ -116,6 +116,14 @@ def check(options: Mapping[str, Any]) -> None:
         raise OptionError("option 'entry' of kind 'puzzle' must be a mapping with 'answer' and 'metadata'")
 
 
+def needs_reasoning_gym(options: Mapping[str, Any]) -> bool:
+    """True where grading goes through a scorer of reasoning-gym, whose import takes seconds."""
+    task = options["task"]
+    if task in TARGET_TASKS or task in EXACT_TASKS:
+        return False
+    return task not in NUMERIC_TASKS or parse_number(str(options["entry"].get("answer") or "")) is None
+
+
 def _placed(grade: Grade, span: tuple[int, int]) -> Grade:
     return Grade(grade.outcome, grade.explanation, grade.fault, grade.extracted, span)
 
