@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from factory.query import rows
-from filters.dedup import normalised_text_hash
+from filters.dedup import text_hash
 from filters.errors import UserError
 from filters.verdict import OUTCOME_REASONS, Outcome, Reason
 
@@ -139,7 +139,7 @@ def _apply_quotas(
     for fact in ordered:
         prompt, reasons = verdicts[fact["candidate_id"]]
         if select.drop_duplicates:
-            text = normalised_text_hash(fact["completion"])
+            text = text_hash(fact["completion"])
             if text in seen[prompt]:
                 reasons.append(Reason.DUPLICATE)
             seen[prompt].add(text)

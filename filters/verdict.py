@@ -6,6 +6,7 @@ One table rules reward, evaluation and curation (`docs/architecture.md`, "Outcom
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -125,6 +126,20 @@ class Verdict:
     def reason(self) -> Reason | None:
         """Why selection drops such a candidate; None for a correct one."""
         return None if self.is_correct else OUTCOME_REASONS[self.outcome]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Verdict:
+        """A verdict from a stored row: outcome and fault, and what else of a verdict the row holds."""
+        span = row.get("span")
+        return cls(
+            Outcome(row["outcome"]),
+            None if row["fault"] is None else Fault(row["fault"]),
+            row.get("extracted_answer"),
+            None if span is None else (span[0], span[1]),
+            row.get("explanation") or "",
+            row.get("grader") or "",
+            row.get("grader_version") or "",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {
