@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 import shutil
@@ -170,10 +171,11 @@ def train(
         UserError: bad input; a folder that holds another run (names what differs); a loss that is not
             finite (names the step); stopped by a signal (exit code 128 + signal, the folder can go on); a
             full or read-only disk.
+        ModuleNotFoundError: the extra [train] is not installed.
     """
     say = on_message or (lambda _: None)
-    import tunix  # noqa: F401 - what is missing is said before anything is read
-
+    if importlib.util.find_spec("tunix") is None:  # said before anything is read; importing it takes seconds
+        raise ModuleNotFoundError("training needs tunix: pip install 'r1-factory[train]'", name="tunix")
     folder = ModelFolder.open(resolve_model(student))
     tokenizer = Tokenizer.load(folder.path)
     dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
