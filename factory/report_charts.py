@@ -77,8 +77,9 @@ def _line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 
 def _svg(width: float, height: float, label: str, parts: Iterable[str]) -> Markup:
     return Markup(  # every text in `parts` went through `escape`
-        f'<svg class="chart" viewBox="0 0 {_at(width)} {_at(height)}" style="max-width:{_at(width)}px" '
-        f'role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<div class="scroll"><svg class="chart" viewBox="0 0 {_at(width)} {_at(height)}" '
+        f'style="max-width:{_at(width)}px;min-width:{_at(0.6 * width)}px" role="img" '
+        f'aria-label="{escape(label)}">{"".join(parts)}</svg></div>'
     )
 
 
