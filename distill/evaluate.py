@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from filters.errors import UserError
+from filters.stats import SampleScore
 from filters.verdict import Verdict
 
 P = TypeVar("P")
@@ -119,15 +120,17 @@ def left_out(rows: Sequence[EvalRow[P]]) -> list[EvalRow[P]]:
     return [row for row in rows if row.verdict.score is None]
 
 
-def by_prompt(rows: Sequence[EvalRow[P]], n: int) -> list[list[EvalRow[P]]]:
-    """Rows of `evaluate` grouped by prompt, left-out rows dropped; a group may be empty.
+def scores(rows: Sequence[EvalRow[P]], prompt_id: Callable[[P], str]) -> dict[str, list[SampleScore]]:
+    """Scores and votes by prompt, left-out ones included: what `filters.stats.summarise` takes.
 
     Args:
-        rows: what `evaluate` returned.
-        n: the samples a prompt it was asked for.
+        rows: what `evaluate` returned, or a slice of it (one domain, say).
+        prompt_id: identity of a prompt.
     """
-    groups = [rows[start : start + n] for start in range(0, len(rows), n)]
-    return [[row for row in group if row.verdict.score is not None] for group in groups]
+    by_prompt: dict[str, list[SampleScore]] = {}
+    for row in rows:
+        by_prompt.setdefault(prompt_id(row.prompt), []).append(SampleScore.of(row.verdict))
+    return by_prompt
 
 
 def _check_left_out(rows: Sequence[EvalRow[P]], limit: float) -> None:

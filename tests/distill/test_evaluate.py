@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from distill.evaluate import Answer, by_prompt, evaluate, left_out
+from distill.evaluate import Answer, evaluate, left_out, scores
 from filters import Fault, Outcome, UserError, Verdict
+from filters.stats import summarise
 
 
 def verdict(outcome: Outcome, fault: Fault | None = None) -> Verdict:
@@ -67,7 +68,6 @@ def fails_on(count: int, outcome: Outcome, fault: Fault | None) -> list[float | 
 
     rows = evaluate(shuffled, [str(i) for i in range(200)], n=1, score_fn=grade)
     assert len(left_out(rows)) == sum(row.verdict.score is None for row in rows)
-    assert [len(group) for group in by_prompt(rows, 1)] == [row.verdict.score is not None for row in rows]
     return [row.verdict.score for row in rows]
 
 
@@ -98,6 +98,14 @@ def test_an_answer_nobody_asked_for_is_a_fault(place: int) -> None:
     answers = [Answer(0, "a/0", "stop"), Answer(place, "a/0", "stop")]
     with pytest.raises(ValueError, match=f"place {place}"):
         evaluate(lambda asked: answers, ["a"], n=2, score_fn=lambda *_: verdict(Outcome.CORRECT))
+
+
+def test_scores_feed_the_statistics() -> None:
+    rows = evaluate(shuffled, ["a", "b"], n=4, score_fn=score)
+    metrics = {metric.name: metric for metric in summarise(scores(rows, str.upper), ks=(1, 2, 4))}
+    assert scores(rows, str.upper).keys() == {"A", "B"}
+    assert [metrics[f"pass@{k}"].value for k in (1, 2, 4)] == pytest.approx([1 / 2, 5 / 6, 1])
+    assert metrics["pass@1"].n == 8 and metrics["pass@1"].prompts == 2
 
 
 def test_nothing_to_evaluate() -> None:
