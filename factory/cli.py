@@ -182,7 +182,7 @@ def recipes_cp(recipe: str, target: Path) -> None:
 def query(run_folder: Path, sql: str, style: Literal["table", "csv", "json"]) -> None:
     """Ask a run with SQL (DuckDB): tables prompts, candidates, verdicts, signals, decisions, mix, evals …
 
-    Views: verdict (one a candidate), prompt_stats, curated.
+    Views: verdict and signal (one a candidate), prompt_stats, curated.
     """
     from factory.query import connect, fetch, write_result
     from factory.store import Run

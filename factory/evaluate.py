@@ -86,8 +86,9 @@ class Protocol:
         graders = ", ".join(f"{kind} {version}" for kind, version in self.graders.items())
         return (
             f"{len(self.prompts)} questions of the {self.split} split, {self.n} samples each; "
-            f"template {self.template}; temperature {s.temperature:g}, top-p {s.top_p:g}{top_k}, at most {s.max_new_tokens} tokens; answer taken "
-            f"by the tag style, graded by {graders}; seed {self.seed}; 95 % bootstrap over questions"
+            f"template {self.template}; temperature {s.temperature:g}, top-p {s.top_p:g}{top_k}, at most "
+            f"{s.max_new_tokens} tokens; answer taken by the tag style, graded by {graders}; "
+            f"seed {self.seed}; 95 % bootstrap over questions"
         )
 
 

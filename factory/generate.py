@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,15 @@ class Plan:
 
 @dataclass
 class Progress:
-    """Counts of a running generation; `tokens` are completion tokens."""
+    """Counts of a running generation.
+
+    Attributes:
+        total, done, resumed: samples wanted, there, and there before this process began.
+        tokens: completion tokens drawn. truncated: samples cut off at their length limit.
+        left_out: prompts too long, in samples. failed: requests that failed to the end.
+        clock: when the first results came, after compilation; rates count from there.
+        warm_tokens, warm_done: what had come by then.
+    """
 
     total: int
     done: int = 0
@@ -62,16 +70,31 @@ class Progress:
     truncated: int = 0
     left_out: int = 0
     failed: int = 0
-    started: float = field(default_factory=time.monotonic)
+    clock: float | None = None
+    warm_tokens: int = 0
+    warm_done: int = 0
+
+    def advance(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count rows that are on the disk now."""
+        self.done += len(rows)
+        self.tokens += sum(row["completion_tokens"] for row in rows)
+        self.truncated += sum(row["finish_reason"] == "length" for row in rows)
+        if self.clock is None and rows:
+            self.clock, self.warm_tokens, self.warm_done = time.monotonic(), self.tokens, self.done
 
     @property
-    def elapsed(self) -> float:
-        """Seconds since the engine was first asked."""
-        return max(time.monotonic() - self.started, 1e-9)
+    def tokens_per_second(self) -> float | None:
+        """Completion tokens a second since the first results; None before the second."""
+        if self.clock is None or self.tokens == self.warm_tokens:
+            return None
+        return (self.tokens - self.warm_tokens) / max(time.monotonic() - self.clock, 1e-9)
 
     @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.elapsed
+    def seconds_left(self) -> float | None:
+        if self.clock is None or self.done == self.warm_done:
+            return None
+        per_sample = (time.monotonic() - self.clock) / (self.done - self.warm_done)
+        return per_sample * (self.total - self.done - self.left_out)
 
 
 def generate(
@@ -194,9 +217,7 @@ class _Pending:
         """Make the results durable, then count them as done."""
         self.candidates.append(self.rows)
         self.attempts.append(self.failures)
-        self.progress.done += len(self.rows)
-        self.progress.tokens += sum(row["completion_tokens"] for row in self.rows)
-        self.progress.truncated += sum(row["finish_reason"] == "length" for row in self.rows)
+        self.progress.advance(self.rows)
         self.rows, self.failures = [], []
         self.last_flush = time.monotonic()
         self.on_progress(self.progress)

@@ -32,7 +32,7 @@ select c.candidate_id, c.completion, c.template, c.completion_tokens, c.engine, 
 from decisions d
 join candidates c using (candidate_id)
 join prompts p on p.prompt_id = c.prompt_id
-left join signals s using (candidate_id)
+left join signal s using (candidate_id)
 left join prompt_stats t on t.prompt_id = c.prompt_id and t.generation_id = c.generation_id
 where d.mix = ? and d.accepted
 order by c.candidate_id

@@ -28,6 +28,9 @@ _VERDICT_ORDER: dict[Policy, str] = {
 }
 
 _VIEWS = """
+create view signal as
+    select * from signals
+    qualify row_number() over (partition by candidate_id order by length(signal_version) desc, signal_version desc) = 1;
 create view prompt_stats as
     select c.prompt_id, c.generation_id, count(*) as n_samples, count(v.outcome) as n_judged,
            count(*) filter (v.outcome = 'correct') as n_correct
@@ -40,13 +43,13 @@ create view curated as
     join candidates c using (candidate_id)
     join prompts p on p.prompt_id = c.prompt_id
     left join verdict v using (candidate_id)
-    left join signals s using (candidate_id)
+    left join signal s using (candidate_id)
     where d.accepted;
 """
 
 
 def connect(run: Run, *, policy: Policy = "first") -> duckdb.DuckDBPyConnection:
-    """An in-memory DuckDB with a view for each table, `verdict`, `prompt_stats` and `curated`.
+    """An in-memory DuckDB with a view for each table, `verdict`, `signal`, `prompt_stats` and `curated`.
 
     Shards are read by DuckDB in place; rows that still stand in journals are added from memory, so a run
     can be queried while it goes on.

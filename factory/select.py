@@ -29,7 +29,7 @@ select c.candidate_id, c.prompt_id, c.completion, c.finish_reason, p.split, p.ev
 from candidates c
 join prompts p on p.prompt_id = c.prompt_id
 left join verdict v using (candidate_id)
-left join signals s using (candidate_id)
+left join signal s using (candidate_id)
 left join prompt_stats t on t.prompt_id = c.prompt_id and t.generation_id = c.generation_id
 where c.generation_id = ? and c.sample_index < ?
 order by c.candidate_id

@@ -133,7 +133,7 @@ def generate(context: Context) -> StageResult:
         "candidates": progress.done,
         "kept from before": progress.resumed,
         "tokens drawn": progress.tokens,
-        "tokens/s": round(progress.tokens_per_second),
+        "tokens/s": round(progress.tokens_per_second or 0),
         "truncated": progress.truncated,
         "left out": progress.left_out,
         "failed": progress.failed,
@@ -144,12 +144,10 @@ def generate(context: Context) -> StageResult:
 
 
 def _generation_line(progress: Progress) -> str:
-    speed = progress.tokens_per_second
-    drawn = progress.done - progress.resumed
-    left = progress.total - progress.done - progress.left_out
-    seconds = progress.elapsed / drawn * left if drawn else 0.0
-    eta = f", about {duration(seconds)} to go" if drawn else ""
-    return f"generate: {progress.done:,} of {progress.total:,} samples, {speed:,.0f} tokens/s{eta}"
+    speed, left = progress.tokens_per_second, progress.seconds_left
+    rate = "" if speed is None else f", {speed:,.0f} tokens/s"
+    eta = "" if left is None else f", about {duration(left)} to go"
+    return f"generate: {progress.done:,} of {progress.total:,} samples{rate}{eta}"
 
 
 def judge(context: Context) -> StageResult:

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distill.chat import Template, encode_prompt, stop_ids
-from distill.gemma.tokenizer import Tokenizer
-
 from distill.gemma.folder import ModelFolder
+from distill.gemma.tokenizer import Tokenizer
 from factory.engines import Completion, Failure, SampleRequest
 
 

@@ -34,9 +34,9 @@ MAX_LENGTH = 512
 DEVICES = 2
 """Host devices that a step is divided over. Part of the recipe: another number adds floats in another order."""
 
-QUESTIONS = {"chain_sum": 8_000, "gcd": 3_000, "leg_counting": 7_000, "countdown": 5_000}
+QUESTIONS = {"chain_sum": 6_000, "gcd": 1_500, "leg_counting": 5_000, "countdown": 3_000}
 """Distinct questions a rung, at most."""
-COMPLETIONS = {"chain_sum": 5, "gcd": 24, "leg_counting": 5, "countdown": 10}
+COMPLETIONS = {"chain_sum": 5, "gcd": 24, "leg_counting": 6, "countdown": 10}
 """Completions a question: many where a rung has few questions or the task needs much practice."""
 
 
@@ -191,7 +191,7 @@ def train(model: Any, rows: Rows, training: Training, seed: int) -> list[float]:
     import jax
     import optax
     from flax import nnx
-    from jax.sharding import NamedSharding, PartitionSpec
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     graph, params = nnx.split(model)
     schedule = optax.warmup_cosine_decay_schedule(
@@ -217,7 +217,7 @@ def train(model: Any, rows: Rows, training: Training, seed: int) -> list[float]:
         updates, state = optimiser.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, value
 
-    mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+    mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(AxisType.Auto,))
     everywhere, divided = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("rows"))
     jitted = jax.jit(step, donate_argnums=(0, 1))
     params = jax.device_put(params, everywhere)

@@ -19,9 +19,9 @@ from filters.tags import R1_ZERO
 STYLES = {"worked": 0.20, "sloppy": 0.12, "guess": 0.45, "untagged": 0.15, "rambling": 0.08}
 LANGUAGES: dict[Language, float] = {"en": 0.50, "zh": 0.20, "switch": 0.15, "words": 0.15}
 SLIPS = {
-    "worked": Slips(wrong=0.03, noticed=0.2),
-    "sloppy": Slips(wrong=0.12, noticed=0.5),
-    "untagged": Slips(wrong=0.04, noticed=0.2),
+    "worked": Slips(wrong=0.02, noticed=0.2),
+    "sloppy": Slips(wrong=0.10, noticed=0.5),
+    "untagged": Slips(wrong=0.03, noticed=0.2),
 }
 GUESS_RIGHT = 0.25
 CORPUS_SEED_BASE = 1_000_003
@@ -44,18 +44,29 @@ class Group:
     samples: tuple[Sample, ...]
 
 
+def corpus_problems(seed: int, per_rung: dict[str, int]) -> Iterator[Problem]:
+    """The questions of the corpus, rung after rung: distinct within a rung, all of the train split.
+
+    Args:
+        seed: of the questions.
+        per_rung: task -> distinct questions a rung (fewer where the rung has no more).
+    """
+    for position, rung in enumerate(training_rungs()):
+        source = problems(rung, CORPUS_SEED_BASE * (seed + 1) + position * 10_000_019, "train")
+        yield from itertools.islice(source, per_rung[rung.task])
+
+
 def groups(seed: int, per_rung: dict[str, int], completions: dict[str, int]) -> Iterator[Group]:
     """The corpus, rung after rung.
 
     Args:
         seed: of the questions and of everything written about them.
-        per_rung: task -> distinct questions a rung (fewer where the rung has no more).
+        per_rung: task -> distinct questions a rung.
         completions: task -> completions a question.
     """
-    for position, rung in enumerate(training_rungs()):
-        source = problems(rung, CORPUS_SEED_BASE * (seed + 1) + position * 10_000_019, "train")
-        for problem in itertools.islice(source, per_rung[rung.task]):
-            yield group_of(problem, Random(f"{seed}:{rung.task}:{problem.question}"), completions[rung.task])
+    for problem in corpus_problems(seed, per_rung):
+        rng = Random(f"{seed}:{problem.task}:{problem.question}")
+        yield group_of(problem, rng, completions[problem.task])
 
 
 def group_of(problem: Problem, rng: Random, completions: int) -> Group:

@@ -198,18 +198,22 @@ def _pairs(a: int, b: int) -> list[tuple[int, str, int]]:
     return ways
 
 
+LARGEST = 60
+"""No try goes above this: targets are at most 40, and nobody would multiply further."""
+
+
 def all_tries(numbers: list[int]) -> list[Try]:
-    """Every way to use three numbers once each, positive integers all along."""
+    """Every sensible way to use three numbers once each: integers from 1 to `LARGEST` all along."""
     tries: dict[tuple[Any, ...], Try] = {}
     for left_out in range(3):
         a, b = (n for i, n in enumerate(numbers) if i != left_out)
         c = numbers[left_out]
         for first in _pairs(a, b):
             made = apply(first[1], first[0], first[2])
-            assert made is not None
-            for second in _pairs(made, c):
+            for second in _pairs(made, c) if made is not None and made <= LARGEST else []:
                 value = apply(second[1], second[0], second[2])
-                assert value is not None
+                if value is None or value > LARGEST:
+                    continue
                 on_left = second[0] == made
                 tries[(first, second)] = Try(first, second, on_left, value)
     return list(tries.values())
