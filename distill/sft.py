@@ -418,7 +418,38 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("r1-factory", "jax", "flax", "google-tunix", "optax", "numpy")}
 
 
+def another_run(
+    config: TrainConfig,
+    data: str | os.PathLike[str],
+    student: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+) -> str | None:
+    """What makes the run in `out_dir` another one than these arguments ask for; None where nothing does.
+
+    Raises:
+        UserError: as `train` does for bad input.
+    """
+    previous = log.read_manifest(Path(out_dir))
+    if previous is None:
+        return None
+    folder = ModelFolder.open(resolve_model(student))
+    tokenizer = Tokenizer.load(folder.path)
+    dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
+    differing = _differences(previous, _manifest(config, dataset, folder, os.fspath(student)))
+    return differing[0] if differing else None
+
+
 def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
+    differing = _differences(there, now)
+    if differing:
+        raise UserError(
+            f"{out} holds another run: {differing[0]}"
+            + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
+            + ". Choose another folder, or train with what was there"
+        )
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Compare what decides about the losses."""
     differing = [
         f"{key} is {there['config'].get(key)!r} there and {value!r} now"
@@ -430,12 +461,7 @@ def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -
     for part, key in (("student", "content_hash"), ("data", "fingerprint")):
         if there[part][key] != now[part][key]:
             differing.append(f"{part} has {key} {there[part][key]} there and {now[part][key]} now")
-    if differing:
-        raise UserError(
-            f"{out} holds another run: {differing[0]}"
-            + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
-            + ". Choose another folder, or train with what was there"
-        )
+    return differing
 
 
 def _refuse_foreign_folder(out: Path) -> None:

@@ -100,7 +100,10 @@ def _create_mix_view(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
 
 def _metrics_files(run: Run) -> list[Path]:
     """Every training job writes its own metrics file; the view gathers them."""
-    return [*run.shards("metrics"), *sorted(run.folder.glob("students/*/metrics.parquet"))]
+    trained = [
+        path for path in run.folder.glob("students/*/metrics.parquet") if ".old-" not in path.parent.name
+    ]
+    return [*run.shards("metrics"), *sorted(trained)]
 
 
 def _sql_list(files: Sequence[Path]) -> str:
