@@ -289,3 +289,49 @@ def test_logits_equal_transformers(shape: str, make_config: Any, make_folder: An
     ours, _ = load_model(folder)(jnp.asarray(tokens), positions, None, mask)
     assert np.abs(np.asarray(ours) - expected).max() < 1e-4
     assert theirs.generation_config.eos_token_id == list(folder.config.eos_token_ids)
+
+
+def test_what_a_killed_export_left_is_cleared_away(student: Any, tmp_path: Path) -> None:
+    from distill.gemma.checkpoint import load_model, save_model
+
+    for leftover in (".out.tmp-1", ".out.old-1"):  # killed while writing, and between the two renames
+        shutil.copytree(student.path, tmp_path / leftover)
+    save_model(load_model(student), student.config, tmp_path / "out", tokenizer_from=student.path)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_failed_export_leaves_nothing(
+    student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distill.gemma import checkpoint
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    model = checkpoint.load_model(student)
+    monkeypatch.setattr(checkpoint, "_publish", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save_model(model, student.config, tmp_path / "out", tokenizer_from=student.path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_of_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    assert resolve_model("tiny-teacher").parts[-2:] == ("tiny", "teacher")
+    assert resolve_model(tmp_path) == tmp_path
+    asked: list[Any] = []
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo, revision))
+        if repo == "no/model":
+            raise HFValidationError("not found")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert resolve_model("google/gemma-3-270m@abc") == tmp_path
+    assert resolve_model("google/gemma-3-1b-pt") == tmp_path
+    with pytest.raises(UserError, match="there is no folder no/model, and the Hub did not give"):
+        resolve_model("no/model")
+    assert asked == [("google/gemma-3-270m", "abc"), ("google/gemma-3-1b-pt", None), ("no/model", None)]
