@@ -5,7 +5,7 @@ log-probabilities. They alternate within one run; the table and the JSON hold me
 are counted up to and with the stop id. Without `--model` the weights are random and stop ids are spread over
 the vocabulary so that lengths are about geometric: most short, some at the limit.
 
-    python benchmarks/bench_sampler.py [--model DIR] [--batch-size 128] [--json FILE]
+    python benchmarks/bench_sampler.py [--model DIR] [--batch-size 64] [--json FILE]
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--model", help="a model folder; without it, random weights")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--samples", type=int, default=8, help="samples a prompt")
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, default=Path("runs/bench/sampler.json"))
