@@ -26,6 +26,7 @@ def recipe_for_file(
     n: int,
     columns: Sequence[str],
     verifier: str | None,
+    answer_instruction: str | None,
     template: str,
     temperature: float,
     top_p: float,
@@ -50,6 +51,8 @@ def recipe_for_file(
     source: dict[str, Any] = {"columns": mapping} if mapping else {}
     if verifier is not None:
         source["verifier"] = verifier
+    if answer_instruction is not None:
+        source["answer_instruction"] = answer_instruction
     if prompts.is_dir():
         source |= {"kind": "hub", "repo": str(prompts)}
     else:

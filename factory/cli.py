@@ -92,6 +92,10 @@ def _say_result(folder: Path) -> None:
 @click.option(
     "--verifier", help="How answers are checked: math, choice, puzzle. [math where there is a reference]"
 )
+@click.option(
+    "--answer-instruction",
+    help="Sentence behind every question. [what the verifier's kind needs; '' for none]",
+)
 @click.option("--template", default="gemma:r1", show_default=True, help="Turns and tag style of the prompt.")
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0.0, 5.0))
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True))
