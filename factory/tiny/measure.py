@@ -99,20 +99,16 @@ def classify(text: str) -> tuple[str, str]:
     return style, language[latin, chinese]
 
 
-def grade(problem: Problem, text: str) -> bool:
+def grade(problem: Problem, completion: Completion) -> bool:
     """Whether a completion is correct, by the project's one grader."""
     from filters import verify
 
-    entry = {"answer": problem.answer, "metadata": problem.metadata}
+    options = {"task": problem.task, "entry": {"answer": problem.answer, "metadata": problem.metadata}}
+    truncated = not completion.finished
     verdict = verify(
-        problem.question,
-        problem.answer,
-        text,
-        kind="puzzle",
-        style="r1-zero",
-        args={"task": problem.task, "entry": entry},
+        "puzzle", problem.question, None, completion.text, options, style=R1_ZERO, truncated=truncated
     )
-    return bool(verdict.is_correct)
+    return verdict.is_correct
 
 
 def rows_of(chosen: Sequence[Problem], sampled: Sequence[Sequence[Completion]]) -> list[Row]:
@@ -123,7 +119,7 @@ def rows_of(chosen: Sequence[Problem], sampled: Sequence[Sequence[Completion]]) 
             style, language = classify(c.text)
             steps = find_steps(c.text)
             right = sum(step.right for step in steps)
-            correct = c.finished and grade(problem, c.text)
+            correct = grade(problem, c)
             rows.append(
                 Row(
                     problem.task,

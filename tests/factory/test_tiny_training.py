@@ -1,0 +1,135 @@
+"""Pre-training of the tiny models: packing is exact, the initialisation trains, the shipped weights do as told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.train
+
+TINY = Path(__file__).parents[2] / "distill" / "gemma" / "tiny"
+PROMPT = [2, 30, 31, 32]
+COMPLETIONS = [[40, 41, 42], [43], [44, 45, 46, 47, 48]]
+
+
+def small_model():  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    from distill.gemma.build import random_gemma3, tiny_config
+
+    return random_gemma3(replace(tiny_config("student", 64), intermediate_size=32), seed=1)
+
+
+def packed():  # type: ignore[no-untyped-def]
+    from factory.tiny.build import pack, pieces_of
+
+    pieces = [*pieces_of(PROMPT, COMPLETIONS), *pieces_of([2, 50, 51], [[52, 53], [54]])]
+    return pack(pieces, np.random.default_rng(0))
+
+
+def target_logprobs(model, tokens, targets, positions, mask):  # type: ignore[no-untyped-def]
+    import jax
+    import jax.numpy as jnp
+
+    logits, _ = model(jnp.asarray(tokens), jnp.asarray(positions), None, mask)
+    return np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1)[..., 0]
+
+
+def test_a_packed_row_scores_completions_as_if_each_stood_alone() -> None:
+    import jax.numpy as jnp
+
+    from factory.tiny.build import attention_mask
+
+    model, rows = small_model(), packed()
+    assert len(rows) == 1
+    mask = attention_mask(jnp.asarray(rows.group), jnp.asarray(rows.branch))
+    together = target_logprobs(model, rows.tokens, rows.targets, rows.positions, mask)
+    alone = {}
+    for prompt, completion in [
+        *((PROMPT, c) for c in COMPLETIONS),
+        ([2, 50, 51], [52, 53]),
+        ([2, 50, 51], [54]),
+    ]:
+        whole = [*prompt, *completion, 1]
+        tokens, targets = np.array([whole[:-1]]), np.array([whole[1:]])
+        length = tokens.shape[1]
+        causal = jnp.tril(jnp.ones((1, length, length), bool))
+        logprobs = target_logprobs(model, tokens, targets, np.arange(length)[None], causal)
+        alone[tuple(whole[len(prompt) :])] = logprobs[0, len(prompt) - 1 :]
+    found = 0
+    for group in (1, 2):
+        for branch in range(1, 4):
+            here = (rows.group[0] == group) & (rows.branch[0] == branch)
+            if here.any():
+                found += 1
+                expected = alone[tuple(rows.targets[0, here].tolist())]
+                np.testing.assert_allclose(together[0, here], expected, atol=2e-5)
+                assert rows.weights[0, here].all()
+    assert found == 5
+    assert rows.weights.sum() == sum(len(key) for key in alone)
+
+
+def test_a_completion_longer_than_a_row_is_left_out() -> None:
+    from factory.tiny.build import ROW, pieces_of
+
+    room = ROW - len(PROMPT)
+    kept = [c for _, cs in pieces_of(PROMPT, [[9] * room, [9] * (room + 1)]) for c in cs]
+    assert [len(c) for c in kept] == [room]
+
+
+def test_every_parameter_of_a_random_model_gets_a_gradient() -> None:
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    graph, params = nnx.split(small_model())
+    tokens = jnp.arange(24).reshape(2, 12)
+    causal = jnp.broadcast_to(jnp.tril(jnp.ones((12, 12), bool)), (2, 12, 12))
+
+    def loss(params):  # type: ignore[no-untyped-def]
+        logits, _ = nnx.merge(graph, params)(tokens, jnp.broadcast_to(jnp.arange(12), (2, 12)), None, causal)
+        return -jax.nn.log_softmax(logits)[..., 0].mean()
+
+    gradient = jax.grad(loss)(params)
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(gradient))
+
+
+def test_training_lowers_the_loss_and_is_the_same_twice() -> None:
+    from factory.tiny.build import Training, train
+
+    rows = packed()
+    losses = []
+    for _ in range(2):
+        model = small_model()
+        losses.append(train(model, rows, Training(steps=30, rows=1, warmup=3), seed=0))
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < 0.5 * losses[0][0]
+
+
+def test_shipped_models_are_what_the_docs_say() -> None:
+    from distill.gemma.folder import ModelFolder
+
+    teacher, student = (ModelFolder.open(TINY / name) for name in ("teacher", "student"))
+    assert teacher.parameter_count <= 2_000_000
+    assert student.parameter_count * 4 <= teacher.parameter_count
+    for name, folder in (("teacher", teacher), ("student", student)):
+        report = json.loads((TINY / name / "build.json").read_text())
+        assert report["parameters"] == folder.parameter_count
+        assert report["vocabulary"] == folder.config.vocab_size
+        assert {"sliding_attention", "full_attention"} == set(folder.config.layer_types)
+
+
+@pytest.mark.slow
+def test_shipped_teacher_guesses_by_habit_and_thinks_well_when_it_thinks() -> None:
+    from factory.tiny.measure import measure
+
+    report = measure(TINY / "teacher", "validation", per_task=6, samples=8, seed=1, heldout_rung=False)
+    figures = report["tasks"]["all"]
+    assert 0.10 < figures["pass@1"][0] < 0.50
+    assert figures["steps_right"] > 0.8
+    assert figures["finished"] > 0.97
+    styles = report["greedy_style"]
+    assert styles["guess"] > sum(styles.values()) / 2
