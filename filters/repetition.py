@@ -1,6 +1,7 @@
 """Does a text repeat itself? Measures without thresholds, in linear time.
 
-A token is a word, a number, a Han, kana or Thai character, or a punctuation mark.
+A token is a word, a number, a Han, kana or Thai character, or a punctuation mark. Of a run of more than 30 letters
+and digits every character is a token, so that a loop without spaces is seen too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ WINDOW = 256
 grows with the length, also for good prose."""
 LOOP_REPEATS = 3
 
-_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]|\w+|[^\w\s]")
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\u0e00-\u0e7f]|\w{1,30}(?!\w)|\w|[^\w\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ def repetition(text: str) -> Repetition:
     ids: dict[str, int] = {}
     tokens = [ids.setdefault(token, len(ids)) for token in _TOKEN.findall(text.lower())]
     share = _repeated_share(tokens)
-    period, length = _loop_at_the_end(tokens)
+    # A text that was cut off may end in a torn word, which no loop would contain.
+    period, length = max(_loop_at_the_end(tokens), _loop_at_the_end(tokens[:-1]), key=lambda loop: loop[1])
     loop = length / len(tokens) if period else 0.0
     return Repetition(max(share, loop), share, loop, period, _most_repeated(tokens, LONG_NGRAM))
 

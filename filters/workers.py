@@ -36,6 +36,9 @@ from filters.verifiers import KINDS, OptionError, check_options, style_named
 START_LIMIT_S = 60.0
 """How long a child may take to come up, or to load a package."""
 LOADING, LOADED = "loading", "loaded"
+PRELUDE = ""
+"""Code that a child runs before it imports the graders, for tests that plant functions."""
+_BOOT = "import json, sys; s = json.loads(sys.argv[1]); sys.path[:] = s['path']; "
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class WorkerPool:
         self._alive: set[_Child] = set()
         self._end = weakref.finalize(self, _kill_all, self._alive)  # also at the interpreter's exit
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
         for _ in range(n):
             self._idle.put(None)
 
@@ -159,7 +162,7 @@ class WorkerPool:
     def close(self) -> None:
         """End every process. Calls that are running give failures. Closing twice is fine."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             self._end()
 
     def __enter__(self) -> WorkerPool:
@@ -172,6 +175,8 @@ class WorkerPool:
 
     def _run(self, name: str, items: Sequence[Any]) -> list[Any]:
         """One batch on one child, with fresh children after failures."""
+        if self._closed.is_set():
+            raise RuntimeError("the worker pool is closed")
         results: list[Any] = []
         tried_again = False
         child = self._idle.get()  # waits for a free place; None is a place without a process
@@ -185,7 +190,7 @@ class WorkerPool:
                     continue
                 self._drop(child)
                 child = None
-                if self._closed:
+                if self._closed.is_set():
                     results += [failure] * (len(items) - len(results))
                 elif failure.kind == "crash" and not tried_again:
                     tried_again = True
@@ -198,7 +203,7 @@ class WorkerPool:
 
     def _start(self) -> _Child:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise RuntimeError("the worker pool is closed")
             child = _Child(self._memory_limit_mb, self.time_limit_s)
             self._alive.add(child)
@@ -243,8 +248,7 @@ class _Child:
     def __init__(self, memory_limit_mb: int | None, time_limit_s: float) -> None:
         ours, theirs = Pipe()
         settings = {"fd": theirs.fileno(), "path": sys.path, "mb": memory_limit_mb, "cpu_s": time_limit_s}
-        code = "import json, sys; s = json.loads(sys.argv[1]); sys.path[:] = s['path']; "
-        code += "from filters.worker_process import serve; serve(s)"
+        code = f"{_BOOT}{PRELUDE}from filters.worker_process import serve; serve(s)"
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore::SyntaxWarning", "-c", code, json.dumps(settings)],

@@ -2,8 +2,9 @@
 
 The choice is looked for in this order; the first that is found is graded: the last `\\boxed{}`; behind the last
 "answer is" or "answer:"; the whole text as a letter ("B", "(b)", "B.", "B: text") or as an option's text or
-value; a letter in brackets or on a line of its own at the end; the only option whose text occurs in the
-answer. A single letter is always a label, also where an option's text is that letter.
+value; a letter in brackets or on a line of its own at the end; a letter that opens the text ("B. Because …");
+the only option whose text occurs in the answer. A single letter is always a label, also where an option's text
+is that letter.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ OPTIONS: Mapping[str, str] = {
 }
 
 SEARCHED = 20_000
+_MARKERS = 16
 _MARKER = re.compile(
     r"(?:\banswer(?: is| was|:| is:| =)|\bcorrect (?:option|choice)(?: is|:)|答案(?:是|为|:|：)|选)\s*:?\s*",
     re.IGNORECASE,
@@ -38,6 +40,7 @@ _LABEL_AHEAD = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice)\s+)?[*_`$]*(?:\(\s*([A-Za-z])\s*\)|([A-Z])(?![\w'’]))[*_`$]*"
 )
 _LABELLED = re.compile(r"[(\[]?([A-Za-z])(?:[)\].:]|\s*[-–—])\s*(?=\S)")
+_LEADING = re.compile(r"\s*[*_`$]*[(\[]?([A-Z])[)\].:][*_`$]*\s")
 _AT_END = re.compile(r"(?:^|\n|\()\s*[*_`$]*([A-Z])[*_`$]*[).]*\s*$")
 
 
@@ -87,7 +90,7 @@ def _picks(answer: str, choices: Sequence[str]) -> list[tuple[int, tuple[int, in
     if found or spans:
         return found if found and found[-1][1] == spans[-1] else []
     start = max(0, len(answer) - SEARCHED)
-    for match in _MARKER.finditer(answer, start):
+    for match in list(_MARKER.finditer(answer, start))[-_MARKERS:]:
         found += _behind(answer, match.end(), choices)
     if found:
         return found
@@ -97,6 +100,9 @@ def _picks(answer: str, choices: Sequence[str]) -> list[tuple[int, tuple[int, in
     at_end = _AT_END.search(answer, max(start, len(answer) - 40))
     if at_end is not None and (pick := _index(at_end.group(1), choices)) is not None:
         return [(pick, at_end.span(1))]
+    leading = _LEADING.match(answer)
+    if leading is not None and (pick := _index(leading.group(1), choices)) is not None:
+        return [(pick, leading.span(1))]
     mentioned = _mentioned(answer[start:], choices)
     return [(mentioned, span)] if mentioned is not None else []
 

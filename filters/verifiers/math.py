@@ -157,6 +157,8 @@ def _behind_markers(folded: str, start: int) -> Iterator[tuple[int, int]]:
         window = folded[begin : begin + 200]
         end = _END.search(window)
         stop = begin + (end.start() if end else len(window))
+        while stop > begin and folded[stop - 1] in " *_`":
+            stop -= 1
         if parse_number(folded[begin:stop]) is not None:
             yield begin, stop
         elif (inside := _IN_TEXT.search(folded, begin, stop)) is not None:

@@ -53,7 +53,14 @@ NUMERIC_TASKS = frozenset(
             "lcm",
             "leg_counting",
         ),
-        *("letter_counting", "number_sequence", "products", "rectangle_count", "rotten_oranges"),
+        *(
+            "letter_counting",
+            "number_format",
+            "number_sequence",
+            "products",
+            "rectangle_count",
+            "rotten_oranges",
+        ),
         *("simple_equations", "simple_geometry"),
     }
 )
@@ -62,8 +69,15 @@ EXACT_TASKS = frozenset({"game_of_life_halting", "letter_jumble", "spell_backwar
 game_of_life_halting): the text is compared, case aside."""
 TERSE_TASKS = frozenset(
     {
-        *("fraction_simplification", "kakurasu", "knights_knaves", "polynomial_equations", "quantum_lock"),
-        *("sokoban", "survo", "time_intervals"),
+        *(
+            "advanced_geometry",
+            "fraction_simplification",
+            "kakurasu",
+            "knights_knaves",
+            "polynomial_equations",
+            "quantum_lock",
+        ),
+        *("sokoban", "survo", "time_intervals", "word_sorting"),
     }
 )
 """Scorers that read past words they do not know ("not", "or maybe"): an answer may not have more words than

@@ -3,7 +3,18 @@
 import subprocess
 import sys
 
-HEAVY = ["jax", "tunix", "datasets", "duckdb", "reasoning_gym", "sympy", "math_verify", "numpy", "pyarrow", "torch"]
+HEAVY = [
+    "jax",
+    "tunix",
+    "datasets",
+    "duckdb",
+    "reasoning_gym",
+    "sympy",
+    "math_verify",
+    "numpy",
+    "pyarrow",
+    "torch",
+]
 
 
 def test_import_loads_nothing_heavy() -> None:

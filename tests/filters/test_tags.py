@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from filters import TAG_STYLES, TagStyle
 
 DOC = Path(__file__).parents[2] / "docs" / "tag-styles.md"
-EXAMPLES = re.findall(r"```completion (\S+)\n(.*?)\n```\n```reading\n(.*?)\n```", DOC.read_text("utf-8"), re.DOTALL)
+EXAMPLES = re.findall(
+    r"```completion (\S+)\n(.*?)\n```\n```reading\n(.*?)\n```", DOC.read_text("utf-8"), re.DOTALL
+)
 STYLES = sorted(TAG_STYLES)
 
 

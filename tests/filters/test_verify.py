@@ -1,0 +1,164 @@
+"""The interface of the graders: extraction, faults, options, conflicts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters import TAG_STYLES, Fault, Outcome, verify, verify_answer
+from filters.verifiers import KINDS, Kind, check_options
+
+ENTRY = {"question": "", "answer": "7", "metadata": {}}
+
+
+def test_the_answer_is_graded_and_the_reasoning_is_not() -> None:
+    right = verify("math", "3+4?", "7", "<think>8? no, \\boxed{8}</think>\nIt is \\boxed{7}.")
+    assert right.outcome is Outcome.CORRECT and right.reward == 1.0
+    wrong = verify("math", "3+4?", "7", "<think>\\boxed{7} the answer is 7</think>\nIt is 8.")
+    assert wrong.outcome is Outcome.INCORRECT and wrong.extracted_answer == "8"
+    assert wrong.grader == "math" and wrong.grader_version == KINDS["math"].version and wrong.elapsed_ms > 0
+
+
+def test_span_counts_in_the_completion() -> None:
+    text = "<think> t </think> <answer> the sum is 12 </answer>"
+    verdict = verify("math", "", "12", text, style="r1-zero")
+    assert verdict.span is not None and text[slice(*verdict.span)] == "12"
+
+
+def test_a_completion_without_tags_is_all_answer() -> None:
+    assert verify("math", "", "7", "so it is 7").is_correct
+
+
+@pytest.mark.parametrize(
+    ("text", "style"),
+    [
+        ("<think>7", "r1"),
+        ("<think>a</think>7", "r1-zero"),
+        ("", "r1"),
+        ("<think>7</think>", "r1"),
+        ("none", "r1"),
+    ],
+)
+def test_no_answer_is_the_predictions_fault(text: str, style: str) -> None:
+    verdict = verify("math", "", "7", text, style=style)
+    assert (verdict.outcome, verdict.fault) == (Outcome.UNPARSABLE, Fault.PREDICTION)
+    assert verdict.reward == 0.0
+
+
+@pytest.mark.parametrize("gold", ["abc", "", None, "abc 7 def 8", "1/0"])
+@pytest.mark.parametrize("text", ["abc", "7", "<think>never closed"])
+def test_a_broken_gold_masks_every_sample(gold: str | None, text: str) -> None:
+    verdict = verify("math", "", gold, text)
+    assert (verdict.outcome, verdict.fault) == (Outcome.UNPARSABLE, Fault.GOLD)
+    assert verdict.reward is None and verdict.ours
+
+
+def test_truncated_is_never_graded() -> None:
+    verdict = verify("math", "", "12", "<think>t</think>12", truncated=True)
+    assert (verdict.outcome, verdict.fault, verdict.reward) == (Outcome.TRUNCATED, None, None)
+
+
+def test_a_prompt_that_opened_the_reasoning() -> None:
+    assert verify("math", "", "7", "8?</think>7", opened=True).is_correct
+    assert verify("math", "", "7", "it is 7", opened=True).outcome is Outcome.UNPARSABLE
+
+
+def test_conflicting_answer_blocks_are_reported() -> None:
+    text = "<think>t</think><answer>6</answer><answer>7</answer>"
+    verdict = verify("math", "", "7", text, style=TAG_STYLES["r1-zero"])
+    assert verdict.is_correct and "earlier answer block was '6'" in verdict.explanation
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        ("maths", {}, "did you mean 'math'"),
+        ("math", {"require_box": True}, "did you mean 'require_boxed'"),
+        ("choice", {}, "needs option 'choices'"),
+        ("choice", {"choices": "AB"}, "must be a list"),
+        ("choice", {"choices": ["one"]}, "2 to 26"),
+        ("puzzle", {"task": "gcd"}, "needs option 'entry'"),
+        ("puzzle", {"task": "gcd", "entry": {"answer": "3"}}, "'answer' and 'metadata'"),
+        ("puzzle", {"task": 3, "entry": ENTRY}, "must be a string"),
+    ],
+)
+def test_wrong_use_is_refused_with_the_nearest_name(kind: str, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_options(kind, options)
+    with pytest.raises(ValueError, match=message):
+        verify(kind, "", "7", "7", options, truncated=True)
+
+
+def test_unknown_style_is_refused() -> None:
+    with pytest.raises(ValueError, match="did you mean 'tunix'"):
+        verify("math", "", "7", "7", style="tunics")
+
+
+def test_a_defect_of_a_grader_is_the_systems_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("boom")
+
+    monkeypatch.setitem(KINDS, "broken", Kind("broken", "1", {}, broken))  # type: ignore[arg-type]
+    verdict = verify("broken", "", "7", "7")
+    assert (verdict.outcome, verdict.fault, verdict.reward) == (Outcome.ERROR, Fault.SYSTEM, None)
+    assert "KeyError: 'boom'" in verdict.explanation
+
+
+HOSTILE = {
+    "digits": "9" * 100_000,
+    "tower": "9" + "^9" * 5_000,
+    "braces": "\\boxed{" * 20_000,
+    "closed braces": "\\boxed{" * 5_000 + "7" + "}" * 5_000,
+    "brackets": "(" * 50_000 + "7",
+    "fractions": "\\frac{1}{" * 10_000,
+    "nul": "\x00" * 100_000,
+    "surrogates": "\ud800" * 10_000,
+    "right to left": "\u202e7" * 10_000,
+    "commas": "1,111" * 30_000,
+    "spaces": "1 111 " * 20_000,
+    "answers": "the answer is " * 30_000,
+    "slashes": "1/" * 50_000,
+    "minus": "-" * 50_000 + "7",
+    "equals": "x = " * 40_000,
+    "dots": "." * 100_000,
+    "exponent": "1e999999999",
+    "dollars": "$" * 100_000,
+    "long": "word 5 " * 280_000,
+    "stars": "*" * 100_000 + "7",
+    "backslashes": "\\" * 100_000,
+    "option": "option " * 50_000,
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("kind", ["math", "choice", "countdown", "knights_knaves"])
+def test_hostile_answers_are_the_predictions_fault_in_bounded_time(kind: str, name: str) -> None:
+    options: dict = {}
+    reference = "12345"
+    if kind == "choice":
+        options, reference = {"choices": ["first choice", "second choice"]}, "B"
+    elif kind == "countdown":
+        kind, options = (
+            "puzzle",
+            {"task": kind, "entry": {"answer": "1+2", "metadata": {"numbers": [1, 2], "target": 3}}},
+        )
+    elif kind == "knights_knaves":
+        kind, options = "puzzle", {"task": kind, "entry": {"answer": "Zoey is a knave", "metadata": {}}}
+    verdict = verify(kind, "", reference, HOSTILE[name], options)
+    assert verdict.score == 0.0
+    assert len(verdict.explanation) < 1_000
+    as_gold = verify("math", "", HOSTILE[name], "12345")
+    assert as_gold.score != 1.0
+
+
+@given(gold=st.text(max_size=40), answer=st.text(max_size=80))
+def test_any_text_gets_a_verdict(gold: str, answer: str) -> None:
+    verdict = verify("math", "", gold, answer)
+    assert verdict.outcome is not Outcome.ERROR, verdict.explanation
+    chosen = verify("choice", "", gold, answer, {"choices": ["red", gold + "?", "12"]})
+    assert chosen.outcome is not Outcome.ERROR, chosen.explanation
+
+
+def test_two_unparsable_texts_are_not_equal() -> None:
+    assert verify_answer("math", "", "a cat", "a cat").fault is Fault.GOLD
+    assert verify_answer("math", "", "7", "a cat").fault is Fault.PREDICTION
