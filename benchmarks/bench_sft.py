@@ -11,6 +11,7 @@ are those of the padded shape: both sides compute them all.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -62,7 +63,7 @@ def our_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
             checkpoint_every=10**6,
         )
         train(config, data, arguments.student, Path(out) / "out", lambda _: marks.append(time.perf_counter()))
-    return {"seconds": [b - a for a, b in zip(marks[:-1], marks[1:], strict=True)]}
+    return {"seconds": [b - a for a, b in itertools.pairwise(marks)]}
 
 
 def torch_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
