@@ -13,6 +13,7 @@ from factory.records import canonical_json, question_hash
 from factory.sources.config import ReasoningGymSource, Rung, nearest
 from factory.sources.rows import PromptParts, Shares, json_safe, make_prompt, split_for
 from filters.errors import UserError
+from filters.verifiers.puzzle import load_reasoning_gym
 
 log = logging.getLogger(__name__)
 
@@ -194,14 +195,13 @@ def _build(rung: Rung, *, seed: int, size: int) -> Any:
     Raises:
         UserError: no such task, no such config key, or a value the task refuses.
     """
-    from reasoning_gym.factory import DATASETS, create_dataset
-
-    known = DATASETS.keys() - {"composite"}
+    registry = load_reasoning_gym().factory
+    known = registry.DATASETS.keys() - {"composite"}
     if rung.task not in known:
         near = nearest(rung.task, known)
         hint = f"did you mean {near!r}?" if near else f"its gallery lists the {len(known)} there are"
         raise UserError(f"reasoning-gym has no task {rung.task!r}; {hint}")
-    keys = {field.name for field in fields(DATASETS[rung.task][1])} - _RESERVED
+    keys = {field.name for field in fields(registry.DATASETS[rung.task][1])} - _RESERVED
     for key in rung.config:
         if key in _RESERVED:
             raise UserError(f"task {rung.task}: {key!r} is set beside the task, not in its config")
@@ -210,7 +210,7 @@ def _build(rung: Rung, *, seed: int, size: int) -> Any:
             hint = f"did you mean {near!r}?" if near else f"it has {', '.join(sorted(keys)) or 'none'}"
             raise UserError(f"task {rung.task} has no config key {key!r}; {hint}")
     try:
-        return create_dataset(rung.task, seed=seed, size=size, **rung.config)
+        return registry.create_dataset(rung.task, seed=seed, size=size, **rung.config)
     except (AssertionError, ValueError, TypeError, KeyError) as error:
         reason = str(error) or type(error).__name__
         raise UserError(f"task {rung.task} refuses its config {dict(rung.config)}: {reason}") from error

@@ -6,7 +6,6 @@ The list itself is data, `sources/tiny.yaml` in the catalogue; `RUNGS` reads it 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 from factory.catalogue_path import catalogue_dir
 from factory.records import question_hash, split_of
+from filters.verifiers.puzzle import load_reasoning_gym
 
 VALIDATION_SHARE = 0.05
 TEST_SHARE = 0.10
@@ -89,10 +89,7 @@ def split_of_question(question: str) -> str:
 
 def dataset_of(rung: Rung, seed: int) -> Any:
     """The rung's reasoning-gym data set; item i is reproducible from (config, seed, i)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its dependency cellpylib has invalid escape warnings at import
-        import reasoning_gym
-    return reasoning_gym.create_dataset(rung.task, seed=seed, size=2**31 - 1, **rung.config)
+    return load_reasoning_gym().create_dataset(rung.task, seed=seed, size=2**31 - 1, **rung.config)
 
 
 def problems(rung: Rung, seed: int, split: str) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -180,10 +181,17 @@ def _score(scorer: Callable[..., float], text: str, entry: Mapping[str, Any]) ->
         return None
 
 
+def load_reasoning_gym() -> Any:
+    """The package reasoning-gym, without the warnings that a dependency of it gives when it is compiled."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        import reasoning_gym
+    return reasoning_gym
+
+
 @lru_cache(maxsize=128)
 def _scorer(task: str, config: str) -> Callable[..., float]:
-    import reasoning_gym
-
+    reasoning_gym = load_reasoning_gym()
     if task not in reasoning_gym.factory.DATASETS:
         raise OptionError(
             f"reasoning-gym has no task {task!r}{nearest(task, reasoning_gym.factory.DATASETS)}"
