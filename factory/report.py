@@ -146,6 +146,12 @@ def _asset(environment: Any, name: str) -> Markup:
     return Markup(environment.loader.get_source(environment, name)[0])
 
 
+def _model_names(run: Run) -> dict[str, str]:
+    """Content hash of the teacher -> its name in the recipe, where the generate stage is done."""
+    config = (run.manifest("generate") or {}).get("config", {})
+    return {config["model_hash"]: config["model"]} if {"model_hash", "model"} <= config.keys() else {}
+
+
 def report_context(run: Run, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """Everything the template shows."""
     data.prepare(connection)
@@ -164,6 +170,7 @@ def report_context(run: Run, connection: duckdb.DuckDBPyConnection) -> dict[str,
         "seconds": sum(stage["seconds"] for stage in stages),
         "totals": totals,
         "teachers": data.teachers(connection),
+        "model_names": _model_names(run),
         "headline": headline(suites, totals, recipe),
         "suites": suites,
         "funnel": _funnel(totals),
