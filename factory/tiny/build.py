@@ -60,7 +60,7 @@ class Training:
     clip: float = 1.0
 
 
-TRAININGS = {"teacher": Training(3_000), "student": Training(2_000, learning_rate=4e-3)}
+TRAININGS = {"teacher": Training(3_000), "student": Training(1_000, learning_rate=4e-3)}
 
 
 @dataclass(frozen=True)
