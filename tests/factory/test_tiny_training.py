@@ -129,7 +129,7 @@ def test_shipped_teacher_guesses_by_habit_and_thinks_well_when_it_thinks() -> No
     report = measure(TINY / "teacher", "validation", per_task=6, samples=8, seed=1, heldout_rung=False)
     figures = report["tasks"]["all"]
     assert 0.10 < figures["pass@1"][0] < 0.50
-    assert figures["steps_right"] > 0.8
+    assert figures["steps_right"] > 0.75
     assert figures["finished"] > 0.97
     styles = report["greedy_style"]
     assert styles["guess"] > sum(styles.values()) / 2
