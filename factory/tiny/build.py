@@ -25,6 +25,7 @@ import numpy as np
 from distill.gemma.build import Tiny
 from factory.tiny import tokenizer as tiny_tokenizer
 from factory.tiny.corpus import Group, groups
+from filters.errors import UserError
 
 log = logging.getLogger("factory.tiny")
 
@@ -296,7 +297,9 @@ def _corpus_report(corpus: Sequence[Group], rows: Rows) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line of this module."""
-    parser = argparse.ArgumentParser(prog="python -m factory.tiny.build", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m factory.tiny.build", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("which", choices=("teacher", "student"))
     parser.add_argument("--out", type=Path, required=True, help="folder to write; replaced where it exists")
     parser.add_argument("--seed", type=int, default=0)
@@ -308,7 +311,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = TRAININGS[options.which]
     if options.steps is not None:
         training = replace(training, steps=options.steps)
-    log.info("%s", json.dumps(build(options.which, options.out, options.seed, training), indent=2))
+    try:
+        report = build(options.which, options.out, options.seed, training)
+    except UserError as error:
+        parser.error(str(error))
+    log.info("%s", json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from typing import Any
 from factory.tiny.solutions import PHRASES, find_steps
 from factory.tiny.tasks import Problem, Rung, problems, rungs, task_names, training_rungs
 from factory.tiny.tokenizer import prompt_text
+from filters.errors import UserError
 from filters.tags import R1_ZERO
 
 RESPONSE_TOKENS = 160
@@ -304,9 +305,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--heldout-rung", action="store_true", help="the harder rung that no training uses")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     options = parser.parse_args(arguments)
-    report = measure(
-        options.folder, options.split, options.prompts, options.samples, options.seed, options.heldout_rung
-    )
+    try:
+        report = measure(
+            options.folder,
+            options.split,
+            options.prompts,
+            options.samples,
+            options.seed,
+            options.heldout_rung,
+        )
+    except UserError as error:
+        parser.error(str(error))
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(table(report) + "\n")
