@@ -161,7 +161,8 @@ def prompts(
 def _sum_up(spec: Tabular, total: int, only_bad: BadRow | None, repeated: int, unverifiable: int) -> None:
     name = spec.label
     if total == 0:
-        raise UserError(f"source {name}: there is not one question in it")
+        place = getattr(spec, "path", None) or name
+        raise UserError(f"{place} is empty: there is not one question in it. Give one a line, or one a row")
     if only_bad is not None:
         raise UserError(f"source {name}: none of its {total} rows can be used; the first: {only_bad}")
     if repeated:
