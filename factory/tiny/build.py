@@ -37,7 +37,7 @@ XLA_FLAGS = "--xla_cpu_multi_thread_eigen=false"
 
 QUESTIONS = {"chain_sum": 6_000, "gcd": 1_500, "leg_counting": 5_000, "countdown": 3_000}
 """Distinct questions a rung, at most."""
-COMPLETIONS = {"chain_sum": 5, "gcd": 24, "leg_counting": 6, "countdown": 10}
+COMPLETIONS = {"chain_sum": 5, "gcd": 40, "leg_counting": 6, "countdown": 10}
 """Completions a question: many where a rung has few questions or the task needs much practice."""
 
 
@@ -61,7 +61,7 @@ class Training:
     clip: float = 1.0
 
 
-TRAININGS = {"teacher": Training(3_000), "student": Training(1_000, learning_rate=4e-3)}
+TRAININGS = {"teacher": Training(3_600), "student": Training(1_000, learning_rate=4e-3)}
 
 
 @dataclass(frozen=True)
