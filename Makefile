@@ -33,7 +33,7 @@ demo: $(STAMP)
 	$(BIN)/factory run tiny --run runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not parity" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not parity" tests
 
 test-parity: $(PARITY)
 	$(BIN)/python -m pytest -q -m parity tests
@@ -44,6 +44,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(PARITY)
+	$(BIN)/python benchmarks/bench_sampler.py --model distill/gemma/tiny/teacher
 	$(BIN)/python benchmarks/bench_generate.py
 	$(BIN)/python benchmarks/bench_sft.py
 

@@ -280,6 +280,8 @@ def push(
         Run.open(run_folder), mix_name, repo=repo, private=not public, dry_run=dry_run, message=message
     )
     click.echo(result.describe())
+    if dry_run:
+        click.echo(f"\n--- README.md\n{result.card}")
 
 
 @cli.command()

@@ -22,7 +22,7 @@ class Reporter:
         self._last = 0.0
 
     def say(self, text: str) -> None:
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:

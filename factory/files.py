@@ -71,7 +71,7 @@ def write_text(target: Path, text: str) -> None:
 
 def write_json(target: Path, value: Any) -> None:
     """Write a JSON file atomically, indented for people."""
-    write_text(target, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+    write_text(target, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

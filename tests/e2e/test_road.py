@@ -78,13 +78,13 @@ def test_both_mixes_are_of_one_size_and_hold_no_held_out_question(run: Run) -> N
 
 def test_mixed_samples_are_in_the_style_of_the_mix_and_split_by_prompt(run: Run) -> None:
     found = ask(
-        run, "select question, reasoning, answer, messages, split from mix where component = 'reasoning'"
+        run, "select mix, question, reasoning, answer, messages, split from mix where component = 'reasoning'"
     )
     style = TAG_STYLES["r1"]
     splits: dict[object, set[object]] = {}
     for row in found:
-        splits.setdefault(row["question"], set()).add(row["split"])
-        if row["reasoning"] is not None:
+        splits.setdefault((row["mix"], row["question"]), set()).add(row["split"])
+        if row["mix"] == "filtered":
             text = row["messages"][-1]["content"]  # type: ignore[index]
             parsed = style.parse(text)
             assert (parsed.reasoning, parsed.answer) == (row["reasoning"], row["answer"])
