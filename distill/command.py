@@ -46,6 +46,7 @@ def run_command(command: click.Command, name: str, *, check: Callable[[], None] 
     signal.signal(signal.SIGTERM, _stop)
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
     debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]  # it may stand anywhere
     try:
         check()
         code = command.main(prog_name=name, standalone_mode=False)

@@ -186,7 +186,9 @@ def train(
         previous = log.read_manifest(out)
         if previous is not None:
             _refuse_another_run(out, previous, manifest)
-            if previous["status"] == "done":
+            if previous["status"] == "done" and not _model_is_whole(out, previous):
+                say(f"{out / log.MODEL} is not as it was saved; it is made again from the last checkpoint")
+            elif previous["status"] == "done":
                 say(f"{out} is finished already")
                 return _finished(config, out, dataset)
         else:
@@ -416,6 +418,14 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("r1-factory", "jax", "flax", "google-tunix", "optax", "numpy")}
+
+
+def _model_is_whole(out: Path, manifest: dict[str, Any]) -> bool:
+    """Is the finished model there, and the one that was saved?"""
+    try:
+        return bool(ModelFolder.open(out / log.MODEL).content_hash == manifest["model"])
+    except UserError:
+        return False
 
 
 def another_run(

@@ -118,15 +118,16 @@ def _say_result(folder: Path) -> None:
     help="What the mix takes.",
 )
 @click.option("--mix", "mix_name", default="default", show_default=True, help="Name of the mix.")
+@click.option("--from", "start", metavar="STAGE", help="Redo this stage and all that follow.")
 @click.option("--raw", is_flag=True, help="Stop after sampling.")
-def generate(run_folder: Path, raw: bool, **options: Any) -> None:
+def generate(run_folder: Path, raw: bool, start: str | None, **options: Any) -> None:
     """Sample answers to any file of questions, judge them, and cut a mix from them."""
     from factory.adhoc import recipe_for_file
     from factory.console import Reporter
     from factory.pipeline import Selection, execute
 
     recipe = recipe_for_file(**options)
-    execute(recipe, run_folder, Selection(until="generate" if raw else None), Reporter())
+    execute(recipe, run_folder, Selection(start, "generate" if raw else None), Reporter())
     if not raw:
         click.echo(f"mix: {run_folder / 'mix' / options['mix_name']}", err=True)
     _say_result(run_folder)
@@ -221,7 +222,14 @@ def status(run_folder: Path, check: bool, as_json: bool) -> None:
     required=True,
     help="A source of the catalogue (its held-out questions), or a file of questions.",
 )
-@RUN
+@click.option(
+    "--run",
+    "run_folder",
+    type=click.Path(path_type=Path),
+    default=Path("runs/eval"),
+    show_default=True,
+    help="The run whose `evals` take the figures.",
+)
 @click.option("--n", default=16, show_default=True, type=click.IntRange(1), help="Samples a prompt.")
 @click.option(
     "--k",

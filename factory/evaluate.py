@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
+
 from distill.chat import parse_template
 from factory.console import Reporter
 from factory.engines import Completion, Engine, Failure, SampleRequest
@@ -119,8 +121,17 @@ def evaluate_models(run: Run, spec: Evaluation, reporter: Reporter) -> tuple[lis
         engine = _engine(model, protocol, spec.prompt_length, spec.batch_size)
         path, metrics = evaluate_one(run, engine, protocol, entry.name, reporter)
         paths.append(path)
+        _drop_predecessors(run, protocol.suite, entry.name, engine.model_hash)
         counts[f"{entry.name} pass@1"] = shown(metrics["all"][0])
     return [*paths, *run.shards("eval_candidates")], counts
+
+
+def _drop_predecessors(run: Run, suite: str, label: str, model: str) -> None:
+    """Figures of a model of the same name that was trained before are not this run's any more."""
+    for path in run.shards("evals"):
+        first = pq.read_table(path, columns=["suite", "label", "model"]).slice(0, 1).to_pylist()
+        if first and (first[0]["suite"], first[0]["label"]) == (suite, label) and first[0]["model"] != model:
+            path.unlink()
 
 
 def shown(metric: Metric) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from factory.engines import Completion, Engine, Failure, SampleRequest
 from factory.records import candidate_id, sample_seed
 from factory.store import Run, TableWriter, now
+from filters.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ def generate(
     with run.writer("candidates") as candidates, run.writer("attempts") as attempts:
         wanted = {key: (prompt, index) for key, prompt, index in plan.ids()}
         todo = [key for key in wanted if key not in candidates.keys]
+        _refuse_other_seed(run, wanted.keys(), plan.run_seed)
         progress.resumed = progress.done = len(wanted) - len(todo)
         on_progress(progress)
         # Attempts of an interrupted run keep their numbers; a prompt too long fails the same way again.
@@ -136,6 +138,21 @@ def generate(
             )
         progress.failed = len(todo)
     return progress
+
+
+def _refuse_other_seed(run: Run, wanted: Collection[str], run_seed: int) -> None:
+    """Samples that are kept must be those that this seed draws.
+
+    Raises:
+        UserError: they were drawn with another.
+    """
+    table = run.read("candidates", ["candidate_id", "seed"])
+    for key, seed in zip(table["candidate_id"].to_pylist(), table["seed"].to_pylist(), strict=True):
+        if key in wanted and seed is not None and seed != sample_seed(run_seed, key):
+            raise UserError(
+                f"{run.folder} holds samples of the same teacher and settings that another seed drew. Set `seed` back, "
+                f"or choose another --run for seed {run_seed}"
+            )
 
 
 def _requests(

@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from distill.chat import parse_template
+from factory.files import read_json, write_json
 from factory.store import Run, TableWriter
+from filters.language import LANGUAGES
 from filters.signals import SIGNAL_VERSION, Signals
 from filters.tags import TagStyle
 from filters.verdict import Fault, Outcome, Verdict
@@ -29,9 +33,19 @@ _PROMPT_COLUMNS = ["prompt_id", "question", "reference", "verifier", "verifier_a
 
 
 def judge_candidates(
-    run: Run, spec: Judge, *, on_progress: Callable[[int, int], None] = lambda done, total: None
+    run: Run,
+    spec: Judge,
+    *,
+    generation: str,
+    n: int,
+    afresh: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Grade and measure every candidate that has no verdict of its grader's version, or no signals.
+
+    Args:
+        generation, n: which candidates: those of one way of sampling, the first n of each prompt.
+        afresh: forget what was found before. Also done by itself where the target language changed.
 
     Returns:
         counts: judged now, and of every outcome (with the fault, where it is not the prediction's).
@@ -39,12 +53,14 @@ def judge_candidates(
     prompts = {row["prompt_id"]: row for row in run.read("prompts", _PROMPT_COLUMNS).to_pylist()}
     styles: dict[str, TagStyle] = {}
     done = 0
+    _forget_other_settings(run, spec, afresh)
     with (
         run.writer("verdicts") as verdicts,
         run.writer("signals") as signals,
         WorkerPool(spec.workers, spec.time_limit_s, spec.memory_limit_mb) as pool,
     ):
-        todo = _unjudged(run, prompts, verdicts, signals)
+        asked = _asked(run, prompts, generation, n)
+        todo = _unjudged(asked, prompts, verdicts, signals)
         on_progress(0, len(todo))
         rows = iter(todo)
         while batch := list(islice(rows, BATCH)):
@@ -56,17 +72,43 @@ def judge_candidates(
             verdicts.append(graded)
             done += len(batch)
             on_progress(done, len(todo))
-    return {"judged": done, **_outcomes(run)}
+    return {"judged": done, **_outcomes(run, {row["candidate_id"] for row in asked})}
+
+
+def _forget_other_settings(run: Run, spec: Judge, afresh: bool) -> None:
+    """Verdicts and measures depend on settings that are no part of their key; they are made anew under others.
+
+    The note of the settings is written last, so a process killed in between forgets once more.
+    """
+    note = run.folder / "stages" / "judge.settings"
+    settings = {
+        "language": spec.language,
+        "time_limit_s": spec.time_limit_s,
+        "memory_limit_mb": spec.memory_limit_mb,
+    }
+    before = read_json(note) if note.exists() else settings
+    if afresh or before != settings:
+        run.clear("verdicts")
+        run.clear("signals")
+    write_json(note, settings)
+
+
+def _asked(run: Run, prompts: Mapping[str, Any], generation: str, n: int) -> list[dict[str, Any]]:
+    table = run.read("candidates", [*_COLUMNS, "generation_id", "sample_index"])
+    mask = pc.and_(pc.equal(table["generation_id"], generation), pc.less(table["sample_index"], n))
+    return [row for row in table.filter(mask).select(_COLUMNS).to_pylist() if row["prompt_id"] in prompts]
 
 
 def _unjudged(
-    run: Run, prompts: Mapping[str, Mapping[str, Any]], verdicts: TableWriter, signals: TableWriter
+    asked: list[dict[str, Any]],
+    prompts: Mapping[str, Mapping[str, Any]],
+    verdicts: TableWriter,
+    signals: TableWriter,
 ) -> list[dict[str, Any]]:
-    table = run.read("candidates", _COLUMNS)
     version = {name: kind.version for name, kind in KINDS.items()} | {NO_GRADER: "1"}
     return [
         row
-        for row in table.to_pylist()
+        for row in asked
         if (row["candidate_id"], (kind := prompts[row["prompt_id"]]["verifier"]), version[kind])
         not in verdicts.keys
         or (row["candidate_id"], SIGNAL_VERSION) not in signals.keys
@@ -119,12 +161,18 @@ def _measure(
             (row["completion"],),
             {
                 "style": styles[row["template"]],
-                "target_language": language or prompts[row["prompt_id"]]["language"],
+                "target_language": language or _known_language(prompts[row["prompt_id"]]["language"]),
             },
         )
         for row in batch
     )
     return list(_signal_rows(batch, pool.map("signals", calls), styles))
+
+
+def _known_language(tag: str | None) -> str | None:
+    """The language of a tag such as "en-US"; None, the text's own main language, for one we cannot tell."""
+    language = (tag or "").replace("_", "-").partition("-")[0].lower()
+    return language if language in LANGUAGES else None
 
 
 def _signal_rows(
@@ -134,7 +182,7 @@ def _signal_rows(
         if isinstance(result, Failure):
             measures: dict[str, Any] = {
                 "signal_version": SIGNAL_VERSION,
-                "well_formed": False,
+                "well_formed": styles[row["template"]].parse(row["completion"]).well_formed,
                 "format_fault": f"not measured: {result.kind}: {result.detail}",
             }
         else:
@@ -159,9 +207,11 @@ def reasoning_tokens(completion: str, tokens: int, style: TagStyle) -> int:
     return max(1, round(tokens * len(reasoning) / len(completion)))
 
 
-def _outcomes(run: Run) -> dict[str, int]:
+def _outcomes(run: Run, asked: set[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for row in run.read("verdicts", ["outcome", "fault"]).to_pylist():
+    for row in run.read("verdicts", ["candidate_id", "outcome", "fault"]).to_pylist():
+        if row["candidate_id"] not in asked:
+            continue
         ours = row["fault"] in (Fault.GOLD, Fault.SYSTEM)
         key = f"{row['outcome']} ({row['fault']})" if ours else row["outcome"]
         counts[key] = counts.get(key, 0) + 1

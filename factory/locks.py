@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from factory.files import TEMPORARY_PREFIX, disk_errors
 from filters.errors import UserError
@@ -63,6 +64,22 @@ def lock(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+def held_locks(folder: Path) -> list[dict[str, Any]]:
+    """Owners of the locks in a folder, with `lock` the name of each; those whose owner died here are left out."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        if path.name.startswith(TEMPORARY_PREFIX):
+            continue
+        try:
+            owner = json.loads(path.read_text())
+        except FileNotFoundError:
+            continue  # given back in this moment
+        alive = owner["host"] != socket.gethostname() or _process_start(owner["pid"]) == owner["start"]
+        if alive:
+            found.append({**owner, "lock": path.stem})
+    return found
 
 
 def _acquire(temporary: Path, path: Path, what: str) -> None:

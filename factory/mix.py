@@ -52,9 +52,7 @@ def build_mix(
     """
     accepted = rows(connection, _ACCEPTED, [name])
     if not accepted:
-        raise UserError(
-            f"mix {name}: no candidate was accepted; `factory query` on `decisions` shows the reasons"
-        )
+        raise UserError(f"mix {name}: no candidate was accepted ({_why_none(connection, name)})")
     samples = [_reasoning_sample(row, mix) for row in accepted]
     samples += list(_general_samples(mix, len(samples)))
     unique = {sample["sample_id"]: sample for sample in samples}
@@ -64,6 +62,16 @@ def build_mix(
         for key in (sample["component"], sample["split"]):
             counts[key] = counts.get(key, 0) + 1
     return _write(run.folder / "mix" / name, ordered), counts
+
+
+def _why_none(connection: duckdb.DuckDBPyConnection, name: str) -> str:
+    sql = "select reason, count(*) n from decisions, unnest(reasons) t(reason) where mix = ? group by 1 order by 2 desc"
+    found = rows(connection, sql, [name])
+    text = ", ".join(f"{row['reason']}: {row['n']}" for row in found[:5]) or "there was none to decide on"
+    if any(row["reason"] == "unverifiable" for row in found):
+        text += "; questions without a reference cannot be verified: take what is readable instead"
+        text += " (require_correct: false, or `factory generate --keep readable --from select`)"
+    return text
 
 
 def _order(seed: int, sample_id: str) -> bytes:

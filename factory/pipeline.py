@@ -15,7 +15,7 @@ from typing import Any
 
 from factory import stages
 from factory.console import Reporter, duration
-from factory.files import write_text
+from factory.files import remove_temporaries, write_text
 from factory.recipe import Recipe, dump_recipe
 from factory.records import content_id
 from factory.sources import check_source
@@ -52,14 +52,19 @@ def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a recipe, in the order in which they run."""
     seed = {"seed": recipe.seed}
     road = [
-        Stage("prompts", _config(recipe.prompts), (), stages.prompts),
+        Stage("prompts", _config(recipe.prompts) | stages.prompt_files(recipe), (), stages.prompts),
         Stage(
             "generate",
             seed | _config(recipe.generate) | {"model_hash": stages.model_hash(recipe.generate.model)},
             ("prompts",),
             stages.generate,
         ),
-        Stage("judge", _config(recipe.judge, leave_out=("workers",)), ("generate",), stages.judge),
+        Stage(
+            "judge",
+            _config(recipe.judge, leave_out=("workers",)) | stages.grader_versions(),
+            ("generate",),
+            stages.judge,
+        ),
     ]
     # A mix that is cut to another's size is decided on after it.
     ordered = sorted(recipe.mixes, key=lambda name: recipe.mixes[name].select.same_size_as is not None)
@@ -70,7 +75,9 @@ def plan(recipe: Recipe) -> list[Stage]:
         config = {"select": _config(mix.select), "seed": mix.seed}
         road.append(Stage(f"select:{name}", config, upstream, stages.select(name)))
     for name in ordered:
-        road.append(Stage(f"mix:{name}", _config(recipe.mixes[name]), (f"select:{name}",), stages.mix(name)))
+        mix = recipe.mixes[name]
+        config = _config(mix) | stages.general_file(mix)
+        road.append(Stage(f"mix:{name}", config, (f"select:{name}",), stages.mix(name)))
     for name, student in recipe.students.items():
         config = _config(student) | {"base_hash": stages.model_hash(student.base)}
         road.append(Stage(f"train:{name}", config, (f"mix:{student.mix}",), stages.train(name)))
@@ -107,6 +114,10 @@ class Selection:
     start: str | None = None
     until: str | None = None
     only: str | None = None
+
+    def asks_for(self, stage: Stage) -> bool:
+        """Was this very stage asked to be redone? (Those behind it are redone because of it.)"""
+        return any(selector is not None and stage.matches(selector) for selector in (self.start, self.only))
 
     def apply(self, road: Sequence[Stage]) -> tuple[list[Stage], set[str]]:
         """The stages to walk, and the names of those that may be redone.
@@ -178,14 +189,15 @@ def execute(recipe: Recipe, folder: Path, selection: Selection, reporter: Report
     prints = fingerprints(road)
     run = Run.create(folder)
     with run.locked("pipeline"):
-        context = Context(run, recipe, reporter)
+        context = Context(run, recipe, reporter, frozenset(s.name for s in chosen if selection.asks_for(s)))
+        remove_temporaries(folder / "stages")
         _check(run, road, chosen, redo, prints)
         write_text(folder / "recipe.yaml", dump_recipe(recipe))
         for stage in chosen:
             if stage.name not in redo and status(run, stage, prints[stage.name]).state == "done":
                 reporter.say(f"  {stage.name}: done before")
                 continue
-            _run_stage(context, stage, prints[stage.name])
+            _run_stage(context, stage, prints[stage.name], dependents(road, stage.name))
     return run
 
 
@@ -197,6 +209,8 @@ def check_sources(recipe: Recipe) -> None:
     """
     for source in recipe.prompts.sources:
         check_source(source)
+    for mix in recipe.mixes.values():
+        stages.general_file(mix)
 
 
 def _check(
@@ -204,6 +218,7 @@ def _check(
 ) -> None:
     """Before any work: no finished stage changed unasked, and what the chosen stages read is there and whole."""
     names = {stage.name for stage in chosen}
+    checked: set[str] = set()
     by_name = {stage.name: stage for stage in road}
     for stage in road:
         found = status(run, stage, prints[stage.name])
@@ -230,14 +245,27 @@ def _check(
                     f"stage {stage.name} needs stage {name}, whose settings changed since it was done ({detail}); "
                     f"redo it with --from {name}"
                 )
-            run.check_outputs(manifest)
+            if name not in checked:
+                run.check_outputs(manifest, content=True)
+                checked.add(name)
 
 
-def _run_stage(context: Context, stage: Stage, fingerprint: str) -> None:
+def dependents(road: Sequence[Stage], name: str) -> list[str]:
+    """A stage and all that builds on it, the last first."""
+    found = {name}
+    for stage in road:
+        if found & set(stage.upstream):
+            found.add(stage.name)
+    return [stage.name for stage in reversed(road) if stage.name in found]
+
+
+def _run_stage(context: Context, stage: Stage, fingerprint: str, undone: Sequence[str]) -> None:
     started = time.time()
     run = context.run
-    # From here on the stage is not done, and neither is what builds on it.
-    run.manifest_path(stage.name).unlink(missing_ok=True)
+    # From here on the stage is not done, and neither is what builds on it. The last goes first: a crash in
+    # between leaves no stage done over one that is not.
+    for name in undone:
+        run.manifest_path(name).unlink(missing_ok=True)
     with context.reporter.stage(stage.name):
         result = stage.work(context)
     outputs = run.describe_outputs(result.outputs)

@@ -12,7 +12,8 @@ from distill.gemma.folder import TINY
 from factory.card import CardFacts, SourceFacts
 from factory.publish import PushResult, push
 from factory.query import connect, rows
-from factory.recipe import Recipe, load_recipe
+from factory.recipe import load_recipe
+from factory.sources import parse_source
 from factory.store import Run
 from filters.errors import UserError
 
@@ -28,46 +29,48 @@ from verdict v join decisions d using (candidate_id) where d.mix = ? order by 1
 
 
 def card_facts(run: Run, mix: str) -> CardFacts:
-    """Everything the card says about how a mix was made.
+    """Everything the card says about how a mix was made, from the manifests of the stages that made it.
 
     Raises:
-        UserError: the run has no such mix.
+        UserError: the run has no such mix, or a file of it is damaged.
     """
-    recipe = load_recipe(run.folder / "recipe.yaml")
-    manifest = run.manifest(f"mix:{mix}")
-    if mix not in recipe.mixes or manifest is None:
-        finished = [name for name in recipe.mixes if run.manifest(f"mix:{name}")]
-        raise UserError(f"{run.folder} has no finished mix {mix!r}; it has {', '.join(finished) or 'none'}")
-    run.check_outputs(manifest)
+    names = ("prompts", "generate", "judge", f"select:{mix}", f"mix:{mix}")
+    manifests = {name.partition(":")[0]: run.manifest(name) for name in names}
+    finished = {kind: manifest for kind, manifest in manifests.items() if manifest is not None}
+    if len(finished) < len(names):
+        there = sorted(
+            path.stem.removeprefix("mix.") for path in run.manifests() if path.stem.startswith("mix.")
+        )
+        raise UserError(f"{run.folder} has no finished mix {mix!r}; it has {', '.join(there) or 'none'}")
+    for manifest in (finished["select"], finished["mix"]):
+        run.check_outputs(manifest, content=True)
+    settings = {kind: manifest["config"] for kind, manifest in finished.items()}
     with connect(run) as connection:
         counts = rows(connection, _COUNTS, [mix])[0]
         dropped = {row["reason"]: row["n"] for row in rows(connection, _DROPPED, [mix])}
         graders = [row["name"] for row in rows(connection, _GRADERS, [mix])]
-    spec = recipe.generate
-    generated = run.manifest("generate")
+    drawn = settings["generate"]
     return CardFacts(
         run=run.folder.name,
         mix=mix,
-        recipe=recipe.name,
-        recipe_text=yaml.safe_dump(
-            _without_folders(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True
-        ),
-        teacher=_without_folders(spec.model),
-        teacher_hash=generated["config"]["model_hash"] if generated else "",
-        teacher_licence="apache-2.0" if spec.model in TINY else "gemma",
-        tag_style=recipe.mixes[mix].tag_style,
+        recipe=load_recipe(run.folder / "recipe.yaml").name,
+        recipe_text=yaml.safe_dump(_without_folders(settings), sort_keys=False, allow_unicode=True),
+        teacher=_without_folders(drawn["model"]),
+        teacher_hash=drawn["model_hash"],
+        teacher_licence="apache-2.0" if drawn["model"] in TINY else "gemma",
+        tag_style=settings["mix"]["tag_style"],
         prompts=counts["prompts"],
         candidates=counts["candidates"],
         accepted=counts["accepted"],
         generation={
-            "samples a prompt": str(spec.n),
-            "template": spec.template,
-            **{key: f"{value:g}" for key, value in spec.sampling.model_dump().items()},
+            "samples a prompt": str(drawn["n"]),
+            "template": drawn["template"],
+            **{key: f"{value:g}" for key, value in drawn["sampling"].items()},
         },
         graders=graders,
-        filters=_filters(recipe, mix),
+        filters=_filters(settings["select"]["select"]),
         dropped=dropped,
-        sources=_sources(recipe),
+        sources=_sources(settings["prompts"]),
         code_version=version("r1-factory"),
     )
 
@@ -81,15 +84,17 @@ def _without_folders(value: Any) -> Any:
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
-def _filters(recipe: Recipe, mix: str) -> dict[str, str]:
+def _filters(select: dict[str, Any]) -> dict[str, str]:
     """The thresholds that are on."""
-    settings = recipe.mixes[mix].select.model_dump()
-    return {key: str(value).lower() for key, value in settings.items() if value not in (None, False)}
+    return {
+        key: str(value).lower() for key, value in select.items() if value is not None and value is not False
+    }
 
 
-def _sources(recipe: Recipe) -> list[SourceFacts]:
+def _sources(prompts: dict[str, Any]) -> list[SourceFacts]:
     facts = []
-    for source in recipe.prompts.sources:
+    for value in prompts["sources"]:
+        source = parse_source({key: item for key, item in value.items() if key != "source"})
         url = f"https://huggingface.co/datasets/{source.repo}" if source.kind == "hub" else ""
         facts.append(SourceFacts(source.label, source.licence, source.description, url))
     return facts

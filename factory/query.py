@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 import pyarrow as pa
 
 from factory.records import METRICS, MIX, TABLES, Table
-from factory.store import Run
+from factory.store import Run, check_shard
 from filters.errors import UserError
 
 if TYPE_CHECKING:
     import duckdb
 
-Policy = Literal["first", "union", "intersection"]
-
-# Which verdict counts where several graders judged one candidate. "first": the grader first by name, its
-# newest version. "union": correct if anyone says so. "intersection": correct only if everyone says so.
-_VERDICT_ORDER: dict[Policy, str] = {
-    "first": "grader, grader_version desc",
-    "union": "outcome = 'correct' desc, grader, grader_version desc",
-    "intersection": "outcome = 'correct' asc, grader, grader_version desc",
-}
+# Where several graders judged one candidate the first by name counts, at its newest version.
+_VERDICT = """
+create view verdict as select * from verdicts
+qualify row_number() over (
+    partition by candidate_id order by grader, length(grader_version) desc, grader_version desc) = 1
+"""
 
 _VIEWS = """
 create view signal as
     select * from signals
     qualify row_number() over (partition by candidate_id order by length(signal_version) desc, signal_version desc) = 1;
 create view prompt_stats as
-    select c.prompt_id, c.generation_id, count(*) as n_samples, count(v.outcome) as n_judged,
+    select c.prompt_id, c.generation_id, count(*) as n_samples,
+           count(*) filter (
+               v.outcome <> 'unverifiable' and coalesce(v.fault, '') not in ('gold', 'system')) as n_judged,
            count(*) filter (v.outcome = 'correct') as n_correct
     from candidates c left join verdict v using (candidate_id)
     group by all;
@@ -48,7 +47,7 @@ create view curated as
 """
 
 
-def connect(run: Run, *, policy: Policy = "first") -> duckdb.DuckDBPyConnection:
+def connect(run: Run) -> duckdb.DuckDBPyConnection:
     """An in-memory DuckDB with a view for each table, `verdict`, `signal`, `prompt_stats` and `curated`.
 
     Shards are read by DuckDB in place; rows that still stand in journals are added from memory, so a run
@@ -62,10 +61,7 @@ def connect(run: Run, *, policy: Policy = "first") -> duckdb.DuckDBPyConnection:
             _create_view(connection, spec, run.shards(spec.name), run.pending(spec.name))
     _create_view(connection, METRICS, _metrics_files(run), None)
     _create_mix_view(connection, run)
-    connection.execute(
-        f"create view verdict as select * from verdicts "
-        f"qualify row_number() over (partition by candidate_id order by {_VERDICT_ORDER[policy]}) = 1"
-    )
+    connection.execute(_VERDICT)
     connection.execute(_VIEWS)
     return connection
 
@@ -77,6 +73,8 @@ def _create_view(
     empty = f"_empty_{spec.name}"
     connection.register(empty, spec.schema.empty_table())
     parts = [f"select * from {empty}"]
+    for path in files:
+        check_shard(path)
     if files:
         parts.append(f"select * from read_parquet({_sql_list(files)}, union_by_name = true)")
     if pending is not None and pending.num_rows:
@@ -91,6 +89,8 @@ def _create_mix_view(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
     for folder in sorted((run.folder / "mix").glob("*")):
         files = sorted(folder.glob("part-*.parquet"))
         if files and not folder.name.startswith("."):
+            for path in files:
+                check_shard(path)
             name = folder.name.replace("'", "''")
             parts.append(
                 f"select '{name}' as mix, * from read_parquet({_sql_list(files)}, union_by_name = true)"

@@ -20,6 +20,7 @@ from distill.chat import parse_template
 from factory.catalogue_path import catalogue_dir
 from factory.sources import SourceSpec
 from filters.errors import UserError
+from filters.language import LANGUAGES
 from filters.tags import TAG_STYLES
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -87,6 +88,14 @@ class Judge(Part):
     """Verdicts and signals for every candidate."""
 
     language: str | None = Field(None, description="target language; each prompt's own where null")
+
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: str | None) -> str | None:
+        if value is not None and value not in LANGUAGES:
+            raise ValueError(f"unknown language {value!r}; there is {', '.join(sorted(LANGUAGES))}")
+        return value
+
     workers: int = Field(2, ge=1, le=256)
     time_limit_s: float = Field(10.0, gt=0.0)
     memory_limit_mb: int = Field(1024, ge=128)
@@ -172,7 +181,7 @@ class Student(Part):
     gradient_accumulation: int = Field(1, ge=1)
     max_length: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0.0)
-    warmup_steps: int = Field(20, ge=0)
+    warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0.0)
     eval_every: int = Field(0, ge=0)
     checkpoint_every: int = Field(100, ge=1)
@@ -184,6 +193,10 @@ class Student(Part):
     def _one_length(self) -> Student:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give max_steps or epochs, one of the two")
+        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be less than max_steps ({self.max_steps})"
+            )
         return self
 
 

@@ -224,7 +224,7 @@ def _created(run: Run) -> str:
 
 def _stages(run: Run) -> list[dict[str, Any]]:
     """Manifests of the finished stages, in the order in which they finished; the report's own is left out."""
-    found = [read_json(path) for path in (run.folder / "stages").glob("*.json")]
+    found = [read_json(path) for path in run.manifests()]
     found = [manifest for manifest in found if manifest["stage"] != "report"]
     for manifest in found:
         manifest["bytes"] = sum(output["bytes"] for output in manifest["outputs"])

@@ -9,22 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.console import Reporter, duration
+from factory.files import sha256_of
 from factory.records import generation_id
 from factory.store import Run
+from filters.errors import UserError
 
 if TYPE_CHECKING:
     from factory.generate import Progress
-    from factory.recipe import Generate, Recipe, Select
+    from factory.recipe import Generate, Mix, Recipe, Select
     from factory.sources.rows import BadRow
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage works with."""
+    """What a stage works with. `asked_for`: stages that a person asked to be done again."""
 
     run: Run
     recipe: Recipe
     reporter: Reporter
+    asked_for: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,57 @@ def generation_of(spec: Generate) -> str:
     return generation_id(model_hash(spec.model), template_content(spec.template), spec.sampling.model_dump())
 
 
+def prompt_files(recipe: Recipe) -> dict[str, Any]:
+    """Checksums of the files that a recipe's questions come from: another content is another stage."""
+    from factory.sources import FilesSource, HubSource
+    from factory.sources.files import find_files
+
+    paths: list[Path] = []
+    for source in recipe.prompts.sources:
+        if isinstance(source, FilesSource):
+            paths += find_files(source.path)
+        elif isinstance(source, HubSource) and Path(source.repo).is_dir():
+            paths += sorted(path for path in Path(source.repo).rglob("*") if path.is_file())
+    return {"files": {str(path): sha256_of(path) for path in paths}} if paths else {}
+
+
+def general_file(mix: Mix) -> dict[str, Any]:
+    """Checksum of the file of a mix's general component.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if mix.general is None or mix.general.source.kind != "file":
+        return {}
+    path = mix.general.source.path
+    if not path.is_file():
+        raise UserError(f"there is no file {path} for the general component of a mix")
+    return {"general_sha256": sha256_of(path)}
+
+
+def grader_versions() -> dict[str, Any]:
+    """Versions of graders and measures: a better one judges again."""
+    from filters.signals import SIGNAL_VERSION
+    from filters.verifiers import KINDS
+
+    return {"graders": {kind.name: kind.version for kind in KINDS.values()}, "signals": SIGNAL_VERSION}
+
+
 def prompts(context: Context) -> StageResult:
     """Read every source and write the prompts, each once."""
     from factory.sources import load_prompts
 
     bad: list[BadRow] = []
     rows: dict[str, dict[str, Any]] = {}
+    twice = 0
     splits = context.recipe.prompts.splits
     for spec in context.recipe.prompts.sources:
         for row in load_prompts(spec, splits=splits, on_bad_row=bad.append):
-            rows.setdefault(row["question_hash"], row)  # two sources may hold the same question
+            known = rows.setdefault(row["question_hash"], row)
+            if known is not row:  # two sources hold the same question: what one holds out stays held out
+                twice += 1
+                if row["evaluation_only"] and not known["evaluation_only"]:
+                    rows[row["question_hash"]] = row
             if len(rows) % 200 == 0:
                 context.reporter.update(f"prompts: {len(rows):,}")
     for line in bad[:10]:
@@ -84,6 +128,8 @@ def prompts(context: Context) -> StageResult:
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     if bad:
         counts["bad rows"] = len(bad)
+    if twice:
+        counts["in two sources"] = twice
     return StageResult([path], counts)
 
 
@@ -100,7 +146,6 @@ def generate(context: Context) -> StageResult:
     from factory.engines.gemma import GemmaEngine
     from factory.generate import Plan
     from factory.generate import generate as draw
-    from filters.errors import UserError
 
     spec = context.recipe.generate
     chosen = training_prompts(context.run)
@@ -151,12 +196,16 @@ def _generation_line(progress: Progress) -> str:
 
 
 def judge(context: Context) -> StageResult:
-    """Verdicts and signals for every candidate of the run."""
+    """Verdicts and signals for every candidate of the generate stage."""
     from factory.judge import judge_candidates
 
+    spec = context.recipe.generate
     counts = judge_candidates(
         context.run,
         context.recipe.judge,
+        generation=generation_of(spec),
+        n=spec.n,
+        afresh="judge" in context.asked_for,
         on_progress=lambda done, total: context.reporter.update(f"judge: {done:,} of {total:,} candidates"),
     )
     return StageResult([*context.run.shards("verdicts"), *context.run.shards("signals")], counts)
@@ -227,4 +276,5 @@ def report(context: Context) -> StageResult:
     """The page a person reads at the end."""
     from factory.report import write_report
 
-    return StageResult([write_report(context.run)], {})
+    write_report(context.run)  # may be written again at any time (`factory report`), so no output to check
+    return StageResult()

@@ -6,6 +6,7 @@ from typing import Any
 
 from factory.console import duration
 from factory.files import read_json
+from factory.locks import held_locks
 from factory.query import connect, rows
 from factory.records import TABLES
 from factory.store import Run
@@ -29,7 +30,7 @@ def run_status(run: Run, *, check: bool = False) -> dict[str, Any]:
         UserError: a file is missing, torn or (with `check`) changed; the message names it.
     """
     finished = []
-    for path in sorted((run.folder / "stages").glob("*.json")):
+    for path in run.manifests():
         manifest = read_json(path)
         run.check_outputs(manifest, content=check)
         finished.append({key: manifest[key] for key in ("stage", "finished_at", "seconds", "counts")})
@@ -37,7 +38,7 @@ def run_status(run: Run, *, check: bool = False) -> dict[str, Any]:
     with connect(run) as connection:
         counts = {name: rows(connection, f'select count(*) as n from "{name}"')[0]["n"] for name in TABLES}
         rates = rows(connection, _RATES)[0]
-    locks = [read_json(path) | {"lock": path.stem} for path in sorted(run.lock_folder.glob("*.json"))]
+    locks = held_locks(run.lock_folder)
     return {
         "run": str(run.folder),
         "stages": finished,

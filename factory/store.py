@@ -30,6 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from factory.files import (
+    TEMPORARY_PREFIX,
     atomic_path,
     disk_errors,
     read_json,
@@ -156,6 +157,11 @@ class Run:
         """A writer for one slice of a table; use it as a context manager."""
         return TableWriter(self, TABLES[name], part, shard_rows)
 
+    def clear(self, name: str) -> None:
+        """Remove all rows of a table that can be derived again."""
+        for path in [*self.journals(name), *self.shards(name)]:
+            path.unlink()
+
     def replace(self, name: str, part: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> Path:
         """Write one slice of a table anew, in one step: for what is derived and can be derived again."""
         _check_slice(part)
@@ -171,6 +177,11 @@ class Run:
 
     def manifest_path(self, stage: str) -> Path:
         return self.folder / "stages" / f"{stage.replace(':', '.')}.json"
+
+    def manifests(self) -> list[Path]:
+        """Files of the manifests of all finished stages."""
+        found = (self.folder / "stages").glob("*.json")
+        return sorted(path for path in found if not path.name.startswith(TEMPORARY_PREFIX))
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """The manifest of a finished stage, None where the stage is not done."""
@@ -273,7 +284,7 @@ class TableWriter:
         if not fresh:
             return 0
         try:
-            self.spec.rows_to_arrow(fresh[:1])  # a row that no shard can hold must not enter the journal
+            self.spec.rows_to_arrow(fresh)  # a row that no shard can hold must not enter the journal
             self._journal.append(fresh)
         except BaseException:
             self.keys.difference_update(row_key(self.spec, row) for row in fresh)
@@ -307,27 +318,47 @@ def write_parquet(target: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
+def check_shard(path: Path) -> None:
+    """See that a shard has a whole footer and a schema we know; its pages are not read.
+
+    Raises:
+        UserError: torn, corrupt, or written by a newer version.
+    """
+    with _shard_errors(path):
+        _refuse_newer(path, pq.read_metadata(path).metadata or {})
+
+
+def _refuse_newer(path: Path, metadata: Mapping[bytes, bytes]) -> None:
+    version = int(metadata.get(b"r1_factory.schema_version", b"0"))
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} was written by a newer version of this program (schema {version}; this one reads up to "
+            f"{SCHEMA_VERSION}). Upgrade with: pip install -U r1-factory"
+        )
+
+
+@contextlib.contextmanager
+def _shard_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} is torn or corrupt ({str(error).splitlines()[0]}). Restore it from a copy; or remove it, and run "
+            f"the stage that made it again"
+        ) from error
+
+
 def _read_shard(path: Path, spec: Table, columns: list[str]) -> pa.Table:
     """Read columns of a shard by name; a column it lacks (an older file) is null.
 
     Raises:
         UserError: torn, corrupt, or written by a newer version.
     """
-    try:
+    with _shard_errors(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        version = int((file.schema_arrow.metadata or {}).get(b"r1_factory.schema_version", b"0"))
-        if version > SCHEMA_VERSION:
-            raise UserError(
-                f"{path} was written by a newer version of this program (schema {version}; this one reads up to "
-                f"{SCHEMA_VERSION}). Upgrade with: pip install -U r1-factory"
-            )
+        _refuse_newer(path, file.schema_arrow.metadata or {})
         present = set(file.schema_arrow.names)
         table = file.read(columns=[column for column in columns if column in present])
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} is torn or corrupt ({str(error).splitlines()[0]}). Restore it from a copy; or remove it, and run "
-            f"the stage that made it again"
-        ) from error
     arrays = []
     for column in columns:
         field = spec.schema.field(column)

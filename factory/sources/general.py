@@ -41,6 +41,10 @@ _OPPOSITES = {
 _GREETINGS = {"morning": "Good morning", "evening": "Good evening", "day": "Hello"}
 
 
+_MISSES = 100_000
+"""So many draws in a row without anything new mean that there is nothing new."""
+
+
 def _greet(rng: random.Random) -> tuple[str, str]:
     name, part = rng.choice(_NAMES), rng.choice(sorted(_GREETINGS))
     return f"It is {part}. Greet {name}.", f"{_GREETINGS[part]}, {name}!"
@@ -74,14 +78,19 @@ _KINDS: tuple[Callable[[random.Random], tuple[str, str]], ...] = (_greet, _repea
 
 
 def generated_general(seed: int) -> Iterator[dict[str, Any]]:
-    """Endless small instructions, none twice; item i depends on (seed, i) and on the items before it."""
+    """Small instructions, none twice, until the templates have no more (about 31,000).
+
+    Item i depends on (seed, i) and on the items before it.
+    """
     seen: set[str] = set()
-    index = 0
-    while True:
+    index = misses = 0
+    while misses < _MISSES:
         rng = random.Random(f"general:{seed}:{index}")
         question, answer = rng.choice(_KINDS)(rng)
+        misses += 1
         if question not in seen:
             seen.add(question)
+            misses = 0
             yield {
                 "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
                 "language": "en",

@@ -236,6 +236,10 @@ def _question(values: Mapping[str, Any], column: str) -> str:
         raise _Unusable(f"{column!r} is a {type(question).__name__}, not a text")
     if not question.strip():
         raise _Unusable(f"{column!r} is empty")
+    try:
+        json.dumps(dict(values), ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise _Unusable(f"a text in it is not valid Unicode ({error.reason})") from error
     return question.strip()
 
 

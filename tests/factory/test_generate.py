@@ -1,5 +1,6 @@
 """Scheduling, resume and failures, with an engine that follows a script."""
 
+import dataclasses
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from factory.engines import Completion, Failure, SampleRequest
 from factory.generate import Plan, Progress, generate
 from factory.records import equal_tables
 from factory.store import Run
+from filters import UserError
 
 
 class ScriptedEngine:
@@ -79,6 +81,13 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(tmp_path: Path) -> Non
     parts, progress = draw(tmp_path / "parts", ScriptedEngine())
     assert equal_tables("candidates", whole.read("candidates"), parts.read("candidates"))
     assert progress.done == 80
+
+
+def test_another_seed_is_refused_where_samples_are_kept(tmp_path: Path) -> None:
+    plan = make_plan()
+    draw(tmp_path / "run", ScriptedEngine(), plan)
+    with pytest.raises(UserError, match="another seed"):
+        draw(tmp_path / "run", ScriptedEngine(), dataclasses.replace(plan, run_seed=4))
 
 
 def test_more_samples_later_keep_the_first(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     for kind in ("select", "mix", "train"):
         monkeypatch.setattr(stages, kind, lambda name, kind=kind: work(f"{kind}-{name}"))
     monkeypatch.setattr(pipeline, "check_source", lambda source: None)
+    monkeypatch.setattr(stages, "prompt_files", lambda recipe: {})
     monkeypatch.setattr(stages, "model_hash", lambda name: f"hash of {name}")
     return calls
 
