@@ -195,7 +195,11 @@ def test_a_stopped_run_says_so_and_goes_on(tmp_path: Path, number: signal.Signal
     ]
     arguments += ["--run", str(tmp_path / "run"), "--template", "r1-zero", "--max-new-tokens", "64", "--raw"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "factory.cli", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "factory.cli", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     journal = tmp_path / "run" / "journal" / "candidates" / "main.jsonl"
