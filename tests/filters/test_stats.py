@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.dedup import duplicates, normalise
+from filters.dedup import normalise, text_hash
 from filters.groups import majority, vote_key
 from filters.stats import (
     SampleScore,
@@ -138,5 +138,6 @@ def test_paired_difference_is_sharper_than_two_intervals() -> None:
 
 def test_duplicates() -> None:
     texts = ["We  add.", "we add. ", "We subtract.", "ＷＥ add.", "\ud800"]
-    assert duplicates(texts) == [None, 0, None, 0, None]
+    hashes = [text_hash(text) for text in texts]
+    assert [hashes.index(value) for value in hashes] == [0, 0, 2, 0, 4]
     assert normalise(" A\n\tB ") == "a b"
