@@ -71,7 +71,7 @@ def test_generation(whole: Run, questions: Path, cache: Path, tmp_path: Path) ->
         run_and_die(raw, cache, "torn append", 2),
         run_and_die(raw, cache, "before clear", 1),
     ]
-    assert sum(killed) >= 3, "most of the kills came too late to test anything"
+    assert sum(killed) >= 5, killed
     run(raw, cache)
     same(whole, Run.open(folder), "prompts", "candidates")
 
