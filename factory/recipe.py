@@ -14,31 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from distill.chat import parse_template
 from factory.catalogue_path import catalogue_dir
+from factory.parts import Name, Part, Share, check_template
 from factory.sources import SourceSpec
 from filters.errors import UserError
 from filters.language import LANGUAGES
 from filters.tags import TAG_STYLES
-
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Part(BaseModel):
-    """A part of a recipe: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _check_template(value: str) -> str:
-    try:
-        parse_template(value)
-    except UserError as error:
-        raise ValueError(str(error)) from error
-    return value
 
 
 class Sampling(Part):
@@ -81,7 +64,7 @@ class Generate(Part):
     batch_size: int = Field(64, ge=1, le=8192)
     prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
 
-    _template = field_validator("template")(_check_template)
+    _template = field_validator("template")(check_template)
 
 
 class JudgeSampling(Sampling):
@@ -101,7 +84,7 @@ class JudgeEngine(Part):
     batch_size: int = Field(16, ge=1, le=8192)
     prompt_length: int = Field(2048, ge=8, le=131_072, description="longer requests are left unanswered")
 
-    _template = field_validator("template")(_check_template)
+    _template = field_validator("template")(check_template)
 
 
 class JudgeModel(JudgeEngine):
@@ -236,7 +219,7 @@ class Student(Part):
     checkpoint_every: int = Field(100, ge=1)
     seed: int = 0
 
-    _template = field_validator("template")(_check_template)
+    _template = field_validator("template")(check_template)
 
     @model_validator(mode="after")
     def _one_length(self) -> Student:
@@ -256,7 +239,7 @@ class Evaluated(Part):
     model: str
     template: str = "gemma:r1"
 
-    _template = field_validator("template")(_check_template)
+    _template = field_validator("template")(check_template)
 
 
 class Evaluation(Part):
@@ -268,7 +251,7 @@ class Evaluation(Part):
     split: Literal["test", "validation"] = "test"
     models: list[Evaluated] = Field(min_length=1)
     n: int = Field(16, ge=1)
-    k: list[Annotated[int, Field(ge=1)]] = [1]
+    k: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [1])
     sampling: Sampling = Sampling(temperature=1.0)
     max_prompts: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
@@ -292,8 +275,8 @@ class Recipe(Part):
     prompts: Prompts
     generate: Generate
     judge: Judge = Judge()
-    mixes: dict[Name, Mix] = {}
-    students: dict[Name, Student] = {}
+    mixes: dict[Name, Mix] = Field(default_factory=dict)
+    students: dict[Name, Student] = Field(default_factory=dict)
     evaluation: Evaluation | None = None
 
     @model_validator(mode="after")
