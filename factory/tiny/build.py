@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from distill.gemma.build import Tiny
+from distill.packing import Piece, Rows, attention_mask, pack, pieces_of
 from factory.tiny import tokenizer as tiny_tokenizer
 from factory.tiny.corpus import Group, groups
 from filters.errors import UserError
@@ -64,110 +65,14 @@ class Training:
 TRAININGS = {"teacher": Training(3_600), "student": Training(1_000, learning_rate=4e-3)}
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Packed rows, all of shape (rows, ROW).
-
-    A row holds several groups; a group is a prompt followed by completions, each of which sees the prompt and
-    itself. The prompt's last token stands at the head of every completion, because that is where the
-    completion's first token is predicted.
-
-    Attributes:
-        tokens, targets: int32 token ids; a target counts where `weights` is 1.
-        positions: int32, as if prompt and completion stood alone.
-        group: int32, 1.. within a row; 0 is padding.
-        branch: int32, 0 for the prompt, 1.. for its completions.
-        weights: float32, 1 on completion targets (the end token too).
-    """
-
-    tokens: np.ndarray
-    targets: np.ndarray
-    positions: np.ndarray
-    group: np.ndarray
-    branch: np.ndarray
-    weights: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def take(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Arrays of the rows `index`, in the order of the fields."""
-        columns = (self.tokens, self.targets, self.positions, self.group, self.branch, self.weights)
-        return tuple(column[index] for column in columns)
-
-
-Piece = tuple[list[int], list[list[int]]]
-
-
-def pieces_of(prompt: list[int], completions: Sequence[list[int]]) -> Iterator[Piece]:
-    """Divide a group into pieces of a prompt and completions that fit a row; too long a completion is left out."""
-    room = ROW - (len(prompt) - 1)
-    held: list[list[int]] = []
-    used = 0
-    for completion in completions:
-        need = len(completion) + 1
-        if need > room:
-            continue
-        if used + need > room:
-            yield prompt, held
-            held, used = [], 0
-        held.append(completion)
-        used += need
-    if held:
-        yield prompt, held
-
-
-def pack(pieces: Sequence[Piece], rng: np.random.Generator) -> Rows:
-    """Pack pieces into rows, first fit over a window of open rows, and shuffle the rows."""
-    lengths = [len(p) - 1 + sum(len(c) + 1 for c in cs) for p, cs in pieces]
-    bins: list[list[int]] = []
-    open_bins: list[tuple[int, int]] = []  # (room, bin)
-    for number in rng.permutation(len(pieces)):
-        length = lengths[number]
-        for slot, (room, bin_id) in enumerate(open_bins):
-            if room >= length:
-                bins[bin_id].append(int(number))
-                open_bins[slot] = (room - length, bin_id)
-                break
-        else:
-            bins.append([int(number)])
-            open_bins.append((ROW - length, len(bins) - 1))
-            if len(open_bins) > 64:
-                open_bins.remove(min(open_bins))
-    return _fill([[pieces[n] for n in chosen] for chosen in bins], rng)
-
-
-def _fill(bins: list[list[Piece]], rng: np.random.Generator) -> Rows:
-    shape = (len(bins), ROW)
-    tokens, targets, positions, groups_of, branches = (np.zeros(shape, np.int32) for _ in range(5))
-    rows = Rows(tokens, targets, positions, groups_of, branches, np.zeros(shape, np.float32))
-    for row, chosen in zip(rng.permutation(len(bins)), bins, strict=True):
-        at = 0
-        for group, (prompt, completions) in enumerate(chosen, start=1):
-            body = prompt[:-1]
-            end = at + len(body)
-            rows.tokens[row, at:end] = body
-            rows.positions[row, at:end] = range(len(body))
-            rows.group[row, at:end] = group
-            at = end
-            for branch, completion in enumerate(completions, start=1):
-                end = at + len(completion) + 1
-                rows.tokens[row, at:end] = [prompt[-1], *completion]
-                rows.targets[row, at:end] = [*completion, tiny_tokenizer.EOS]
-                rows.positions[row, at:end] = range(len(body), len(body) + len(completion) + 1)
-                rows.group[row, at:end], rows.branch[row, at:end] = group, branch
-                rows.weights[row, at:end] = 1.0
-                at = end
-    return rows
-
-
 def encode_corpus(corpus: Sequence[Group], tokenizer: Any) -> list[Piece]:
-    """Token ids of the corpus: a prompt is `<bos>` and `prompt_text`, a completion stands as it is."""
+    """Token ids of the corpus: a prompt is `<bos>` and `prompt_text`, a completion stands as it is, then `<eos>`."""
     pieces: list[Piece] = []
     for group in corpus:
         texts = [tiny_tokenizer.prompt_text(group.problem.question), *(s.completion for s in group.samples)]
-        encoded = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
-        pieces += pieces_of([tiny_tokenizer.BOS, *encoded[0]], encoded[1:])
+        prompt, *completions = [e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)]
+        ended = [[*completion, tiny_tokenizer.EOS] for completion in completions]
+        pieces += pieces_of([tiny_tokenizer.BOS, *prompt], ended, ROW)
     return pieces
 
 
@@ -218,7 +123,7 @@ def train(model: Any, rows: Rows, training: Training, seed: int) -> list[float]:
     jitted = jax.jit(step, donate_argnums=(0, 1))
     state, losses, started = optimiser.init(params), [], time.monotonic()
     for number, index in enumerate(_batches(len(rows), training, seed), start=1):
-        params, state, value = jitted(params, state, rows.take(index))
+        params, state, value = jitted(params, state, _arrays(rows, index))
         losses.append(value)
         if number % 100 == 0:
             recent = float(np.mean([float(v) for v in losses[-100:]]))
@@ -227,14 +132,10 @@ def train(model: Any, rows: Rows, training: Training, seed: int) -> list[float]:
     return [float(value) for value in losses]
 
 
-def attention_mask(group: Any, branch: Any) -> Any:
-    """(B, L) group and branch numbers -> (B, L, L) bool: causal, own group, the prompt or the own branch."""
-    import jax.numpy as jnp
-
-    same_group = group[:, :, None] == group[:, None, :]
-    visible = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-    causal = jnp.tril(jnp.ones((group.shape[1], group.shape[1]), bool))
-    return same_group & visible & causal
+def _arrays(rows: Rows, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What the loss takes of the rows `index`: (B, ROW) each."""
+    columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, rows.trained)
+    return tuple(column[index] for column in columns)
 
 
 def _batches(n_rows: int, training: Training, seed: int) -> Iterator[np.ndarray]:
@@ -258,7 +159,7 @@ def build(which: Tiny, out: Path, seed: int, training: Training | None = None) -
     started = time.monotonic()
     corpus = make_corpus(seed)
     tokenizer = make_tokenizer(corpus)
-    rows = pack(encode_corpus(corpus, tokenizer), np.random.default_rng(seed))
+    rows = pack(encode_corpus(corpus, tokenizer), ROW, np.random.default_rng(seed))
     report = _corpus_report(corpus, rows) | {"corpus_s": round(time.monotonic() - started, 1)}
     log.info("%s", json.dumps(report))
     config = tiny_config(which, tokenizer.get_vocab_size())
@@ -291,7 +192,7 @@ def _corpus_report(corpus: Sequence[Group], rows: Rows) -> dict[str, Any]:
         "styles": dict(Counter(sample.style for sample in samples)),
         "languages": dict(Counter(sample.language for sample in samples)),
         "rows": len(rows),
-        "completion_tokens": int(rows.weights.sum()),
+        "completion_tokens": int(rows.trained.sum()),
     }
 
 

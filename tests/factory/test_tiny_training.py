@@ -12,7 +12,7 @@ pytestmark = pytest.mark.train
 
 TINY = Path(__file__).parents[2] / "distill" / "gemma" / "tiny"
 PROMPT = [2, 30, 31, 32]
-COMPLETIONS = [[40, 41, 42], [43], [44, 45, 46, 47, 48]]
+COMPLETIONS = [[40, 41, 42, 1], [43, 1], [44, 45, 46, 47, 48, 1]]
 
 
 def small_model():  # type: ignore[no-untyped-def]
@@ -24,60 +24,10 @@ def small_model():  # type: ignore[no-untyped-def]
 
 
 def packed():  # type: ignore[no-untyped-def]
-    from factory.tiny.build import pack, pieces_of
+    from distill.packing import pack, pieces_of
 
-    pieces = [*pieces_of(PROMPT, COMPLETIONS), *pieces_of([2, 50, 51], [[52, 53], [54]])]
-    return pack(pieces, np.random.default_rng(0))
-
-
-def target_logprobs(model, tokens, targets, positions, mask):  # type: ignore[no-untyped-def]
-    import jax
-    import jax.numpy as jnp
-
-    logits, _ = model(jnp.asarray(tokens), jnp.asarray(positions), None, mask)
-    return np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], -1)[..., 0]
-
-
-def test_a_packed_row_scores_completions_as_if_each_stood_alone() -> None:
-    import jax.numpy as jnp
-
-    from factory.tiny.build import attention_mask
-
-    model, rows = small_model(), packed()
-    assert len(rows) == 1
-    mask = attention_mask(jnp.asarray(rows.group), jnp.asarray(rows.branch))
-    together = target_logprobs(model, rows.tokens, rows.targets, rows.positions, mask)
-    alone = {}
-    for prompt, completion in [
-        *((PROMPT, c) for c in COMPLETIONS),
-        ([2, 50, 51], [52, 53]),
-        ([2, 50, 51], [54]),
-    ]:
-        whole = [*prompt, *completion, 1]
-        tokens, targets = np.array([whole[:-1]]), np.array([whole[1:]])
-        length = tokens.shape[1]
-        causal = jnp.tril(jnp.ones((1, length, length), bool))
-        logprobs = target_logprobs(model, tokens, targets, np.arange(length)[None], causal)
-        alone[tuple(whole[len(prompt) :])] = logprobs[0, len(prompt) - 1 :]
-    found = 0
-    for group in (1, 2):
-        for branch in range(1, 4):
-            here = (rows.group[0] == group) & (rows.branch[0] == branch)
-            if here.any():
-                found += 1
-                expected = alone[tuple(rows.targets[0, here].tolist())]
-                np.testing.assert_allclose(together[0, here], expected, atol=2e-5)
-                assert rows.weights[0, here].all()
-    assert found == 5
-    assert rows.weights.sum() == sum(len(key) for key in alone)
-
-
-def test_a_completion_longer_than_a_row_is_left_out() -> None:
-    from factory.tiny.build import ROW, pieces_of
-
-    room = ROW - len(PROMPT)
-    kept = [c for _, cs in pieces_of(PROMPT, [[9] * room, [9] * (room + 1)]) for c in cs]
-    assert [len(c) for c in kept] == [room]
+    pieces = [*pieces_of(PROMPT, COMPLETIONS, 128), *pieces_of([2, 50, 51], [[52, 53, 1], [54, 1]], 128)]
+    return pack(pieces, 128, np.random.default_rng(0))
 
 
 def test_every_parameter_of_a_random_model_gets_a_gradient() -> None:
