@@ -80,7 +80,8 @@ class Rows:
     def spread_samples(self, values: Sequence[float]) -> np.ndarray[Any, Any]:
         """One value a completion, put into all of its cells; 0 elsewhere. Float32."""
         padded = np.append(np.asarray(values, np.float32), np.float32(0))
-        return padded[self.sample]
+        cells: np.ndarray[Any, Any] = padded[self.sample]
+        return cells
 
     def gather(self, cells: np.ndarray[Any, Any], lengths: Sequence[int]) -> list[np.ndarray[Any, Any]]:
         """The inverse of `spread`: the cells of every completion, in order, as one array a sample number."""

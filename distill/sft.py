@@ -8,11 +8,9 @@ import math
 import os
 import shutil
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from distill.chat import parse_template
 from distill.data import Dataset, load_dataset
 from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.tokenizer import Tokenizer
+from distill.stopping import stop_signals
 from filters.errors import UserError
 
 
@@ -186,14 +185,14 @@ def train(
         previous = log.read_manifest(out)
         if previous is not None:
             _refuse_another_run(out, previous, manifest)
-            if previous["status"] == "done" and not _model_is_whole(out, previous):
+            if previous["status"] == "done" and not model_is_whole(out, previous):
                 say(f"{out / log.MODEL} is not as it was saved; it is made again from the last checkpoint")
             elif previous["status"] == "done":
                 say(f"{out} is finished already")
                 return _finished(config, out, dataset)
         else:
-            _refuse_foreign_folder(out)
-            _copy_base(folder, out)
+            refuse_foreign_folder(out)
+            copy_base(folder, out)
             log.write_manifest(out, manifest)
         job = _Job(config, dataset, folder, tokenizer, out, on_progress, say)
         result = job.run()
@@ -252,7 +251,7 @@ class _Job:
         from distill.gemma.checkpoint import save_model
 
         config = self.config
-        with _signals(self._stop):
+        with stop_signals(self._stop):
             trainer = self._trainer()
             restored = int(trainer.train_steps)
             if restored:
@@ -363,31 +362,6 @@ class _Job:
         self.journal.sync()
 
 
-@contextmanager
-def _signals(stop: Callable[[signal.Signals], None]) -> Iterator[None]:
-    """Tell `stop` of the first SIGINT or SIGTERM; the second does what it always does. Main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def handle(number: int, _frame: Any) -> None:
-        restore()
-        stop(signal.Signals(number))
-
-    for number in numbers:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        restore()
-
-
 # ------------------------------------------------------------------------------------------ the manifest
 
 
@@ -410,17 +384,17 @@ def _manifest(config: TrainConfig, dataset: Dataset, folder: ModelFolder, studen
             "too_long": dataset.too_long,
             "held_out": dataset.held_out,
         },
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     from importlib.metadata import version
 
     return {name: version(name) for name in ("r1-factory", "jax", "flax", "google-tunix", "optax", "numpy")}
 
 
-def _model_is_whole(out: Path, manifest: dict[str, Any]) -> bool:
+def model_is_whole(out: Path, manifest: dict[str, Any]) -> bool:
     """Is the finished model there, and the one that was saved?"""
     try:
         return bool(ModelFolder.open(out / log.MODEL).content_hash == manifest["model"])
@@ -445,12 +419,12 @@ def another_run(
     folder = ModelFolder.open(resolve_model(student))
     tokenizer = Tokenizer.load(folder.path)
     dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
-    differing = _differences(previous, _manifest(config, dataset, folder, os.fspath(student)))
+    differing = differences(previous, _manifest(config, dataset, folder, os.fspath(student)))
     return differing[0] if differing else None
 
 
 def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = _differences(there, now)
+    differing = differences(there, now)
     if differing:
         raise UserError(
             f"{out} holds another run: {differing[0]}"
@@ -459,7 +433,7 @@ def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -
         )
 
 
-def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """Compare what decides about the losses."""
     differing = [
         f"{key} is {there['config'].get(key)!r} there and {value!r} now"
@@ -474,13 +448,13 @@ def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return differing
 
 
-def _refuse_foreign_folder(out: Path) -> None:
+def refuse_foreign_folder(out: Path) -> None:
     """A folder without a manifest must not hold checkpoints: they would be taken for this run's."""
     if (out / log.CHECKPOINTS).exists():
         raise UserError(f"{out} holds checkpoints and no {log.MANIFEST}; choose another folder")
 
 
-def _copy_base(folder: ModelFolder, out: Path) -> None:
+def copy_base(folder: ModelFolder, out: Path) -> None:
     base = out / log.BASE
     base.mkdir(exist_ok=True)
     for file in (folder.path / "config.json", *folder.tokenizer_files):

@@ -34,7 +34,7 @@ class Observer(Protocol):
     def before_checkpoint(self, step: int) -> None: ...
 
 
-class _Silent:
+class SilentLogger:
     """Stands in for Tunix's metrics logger."""
 
     def log(self, *_: Any) -> None: ...
@@ -77,7 +77,7 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             checkpoint_root_directory=str(checkpoints.resolve()),
             checkpointing_options=options,
         )
-        super().__init__(model, optimizer, config, metrics_logger=_Silent())
+        super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
         self.with_gen_model_input_fn(model_inputs)
         self.with_loss_fn(completion_loss, has_aux=True)
         self._observer = observer

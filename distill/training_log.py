@@ -165,6 +165,10 @@ class Journal:
         steps = [step for step, other in self._rows if other == name]
         return self._rows[(max(steps), name)][0] if steps else None
 
+    def values(self, step: int) -> dict[str, float]:
+        """All numbers of a step, by name."""
+        return {name: value for (other, name), (value, _) in self._rows.items() if other == step}
+
     def sync(self) -> None:
         if self._stream is not None:
             os.fsync(self._stream.fileno())

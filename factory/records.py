@@ -444,7 +444,12 @@ ROLLOUTS = _table(
         ("rewards", _TEXT),
         ("advantage", pa.float64()),
         ("completion_tokens", pa.int32()),
+        ("reasoning_tokens", pa.int32()),
         ("finish_reason", _TEXT),
+        ("outcome", _TEXT),
+        ("well_formed", pa.bool_()),
+        ("language_consistency", pa.float64()),
+        ("masked_because", _TEXT),
     ],
 )
 

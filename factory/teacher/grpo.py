@@ -1,0 +1,569 @@
+"""One stage of reinforcement learning: ask, sample, reward, learn, from the first step or from wherever it stopped.
+
+Everything a step does is a function of the policy, the reference, the step's number and the position in the
+stream of prompts: seeds come from them, and there is no other state. So a checkpoint is model, optimiser,
+reference and that position, and a run that was killed goes on with the numbers of one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import training_log as log
+from distill.batches import Order
+from distill.chat import encode_prompt, parse_template
+from distill.gemma.folder import ModelFolder
+from distill.gemma.tokenizer import Tokenizer
+from distill.sft import copy_base, differences, model_is_whole, refuse_foreign_folder, versions
+from distill.stopping import stop_signals
+from factory.records import content_id
+from factory.store import Run
+from factory.teacher.rewards import Reward, RewardFunction, Sampled, Scorer
+from factory.teacher.rollout import InProcessRollout, Request, Rollout, request_seed
+from factory.teacher.settings import Rl
+from factory.teacher.telemetry import Graded, domain_metrics, rollout_rows, sample_metrics, weighted_mean
+from filters.errors import UserError
+from filters.workers import WorkerPool
+
+REFERENCES = "references"
+PromptRow = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RlProgress:
+    """How far a stage is. `accuracy` is of the last step's samples, `seconds` of one step."""
+
+    job: str
+    step: int
+    steps: int
+    reward: float
+    accuracy: float | None
+    tokens: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RlResult:
+    """What a finished stage leaves: the model's folder, metrics.parquet, and figures of the last step."""
+
+    model: Path
+    metrics: Path
+    steps: int
+    last: dict[str, float]
+    resumed_from: int
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt as it is asked: its row and its tokens."""
+
+    row: PromptRow
+    ids: tuple[int, ...]
+
+
+def train_rl(
+    job: str,
+    spec: Rl,
+    base: ModelFolder,
+    prompts: Sequence[PromptRow],
+    out: Path,
+    run: Run,
+    *,
+    validation: Sequence[PromptRow] = (),
+    scorers: Mapping[str, Scorer] | None = None,
+    workers: int = 2,
+    rollout: Callable[[Any, Tokenizer], Rollout] | None = None,
+    on_progress: Callable[[RlProgress], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> RlResult:
+    """Train `base` on `prompts`; the finished model is `out/model`, every sample a row of `rollouts`.
+
+    A folder that holds the same stage goes on from its last checkpoint. SIGINT and SIGTERM save a checkpoint
+    first (in the main thread).
+
+    Args:
+        job: name of the stage in `metrics` and `rollouts`.
+        prompts: rows of `prompts` to learn from; validation: rows that are only asked.
+        scorers: by name, for the parts of the reward that ask one.
+        rollout: makes another source of samples from the model and its tokenizer.
+
+    Raises:
+        UserError: no prompt fits; a folder of another stage (names what differs); a number that is not finite
+            (names step and sample); stopped by a signal (exit code 128 + signal).
+    """
+    tokenizer = Tokenizer.load(base.path)
+    asked = fitting(prompts, spec, tokenizer, on_message)
+    checked = fitting(validation, spec, tokenizer, on_message) if validation else []
+    if spec.validation is not None:
+        checked = checked[: spec.validation.prompts]
+    with log.disk_faults(out), log.locked(out):
+        manifest = _manifest(job, spec, base, asked, checked)
+        previous = log.read_manifest(out)
+        if previous is not None:
+            if found := differences(previous, manifest):
+                raise UserError(f"{out} holds another stage: {found[0]}. Choose another folder")
+            if previous["status"] == "done" and model_is_whole(out, previous):
+                on_message(f"{out} is finished already")
+                journal = log.Journal(out, job)
+                journal.read()
+                return RlResult(
+                    out / log.MODEL, out / log.METRICS, spec.steps, journal.values(spec.steps), spec.steps
+                )
+        else:
+            refuse_foreign_folder(out)
+            copy_base(base, out)
+            log.write_manifest(out, manifest)
+        with WorkerPool(workers) as pool:
+            stage = _Stage(job, spec, base, tokenizer, asked, checked, out, run, pool, scorers, rollout)
+            stage.on_progress, stage.say = on_progress, on_message
+            result = stage.work()
+        done = {**manifest, "status": "done", "model": ModelFolder.open(result.model).content_hash}
+        log.write_manifest(out, done)
+        return result
+
+
+def fitting(
+    rows: Iterable[PromptRow], spec: Rl, tokenizer: Tokenizer, say: Callable[[str], None]
+) -> list[Question]:
+    """Prompts as tokens, without those longer than `prompt_length`.
+
+    Raises:
+        UserError: none is left.
+    """
+    template = parse_template(spec.template)
+    questions = [Question(row, tuple(encode_prompt(row["messages"], template, tokenizer))) for row in rows]
+    kept = [question for question in questions if len(question.ids) <= spec.prompt_length]
+    if len(kept) < len(questions):
+        longest = max(len(question.ids) for question in questions)
+        say(
+            f"{len(questions) - len(kept)} of {len(questions)} prompts left out as longer than prompt_length "
+            f"({spec.prompt_length}); the longest has {longest} tokens"
+        )
+    if not kept:
+        raise UserError(f"no prompt of at most prompt_length ({spec.prompt_length}) tokens to learn from")
+    return kept
+
+
+def _manifest(
+    job: str, spec: Rl, base: ModelFolder, asked: Sequence[Question], checked: Sequence[Question]
+) -> dict[str, Any]:
+    return {
+        "status": "running",
+        "kind": "rl",
+        "config": {"job": job, **spec.model_dump(mode="json")},
+        "template": parse_template(spec.template).to_dict(),
+        "student": {"name": str(base.path), "content_hash": base.content_hash},
+        "data": {
+            "fingerprint": content_id([q.row["prompt_id"] for q in (*asked, *checked)]),
+            "train": len(asked),
+            "validation": len(checked),
+        },
+        "versions": versions(),
+    }
+
+
+# --------------------------------------------------------------------------------------------- the stage
+
+
+class _Stage:
+    """One stage in one process."""
+
+    def __init__(
+        self,
+        job: str,
+        spec: Rl,
+        base: ModelFolder,
+        tokenizer: Tokenizer,
+        asked: Sequence[Question],
+        checked: Sequence[Question],
+        out: Path,
+        run: Run,
+        pool: WorkerPool,
+        scorers: Mapping[str, Scorer] | None,
+        rollout: Callable[[Any, Tokenizer], Rollout] | None,
+    ) -> None:
+        self.job, self.spec, self.base, self.tokenizer = job, spec, base, tokenizer
+        self.asked, self.checked, self.out, self.run = asked, checked, out, run
+        self.style = parse_template(spec.template).style
+        self.reward = RewardFunction(spec.rewards, self.style, pool, scorers)
+        self.order = Order(len(asked), spec.seed)
+        self.journal = log.Journal(out, job)
+        self.on_progress: Callable[[RlProgress], None] = lambda _: None
+        self.say: Callable[[str], None] = lambda _: None
+        self.stopped_by: signal.Signals | None = None
+        self.position = 0  # of the next prompt in the stream
+        self._make(rollout)
+
+    def _make(self, rollout: Callable[[Any, Tokenizer], Rollout] | None) -> None:
+        from distill.gemma.checkpoint import load_model
+        from distill.trainer import adamw, cosine_schedule
+        from factory.teacher.loss import LossConfig
+        from factory.teacher.trainer import GrpoTrainer, Shape
+
+        spec, o = self.spec, self.spec.optimiser
+        mesh = make_mesh(spec)
+        updates = spec.steps * spec.minibatches * spec.epochs
+        self.schedule = cosine_schedule(
+            o.learning_rate,
+            steps=updates,
+            warmup=o.warmup_steps,
+            final_fraction=0.1 if o.schedule == "cosine" else 1.0,
+        )
+        shape = Shape.for_samples(
+            math.ceil(spec.prompts / spec.minibatches) * spec.samples,
+            longest=spec.longest,
+            length=spec.row_length or spec.longest,
+            rows=spec.rows,
+            window=self.base.config.sliding_window,
+            data_shards=spec.mesh.fsdp,
+        )
+        loss = LossConfig(
+            temperature=spec.temperature,
+            clip_low=spec.clip_low,
+            clip_high=spec.clip_high,
+            beta=spec.kl,
+            on_policy=spec.minibatches * spec.epochs == 1,
+        )
+        self.trainer = GrpoTrainer(
+            load_model(self.base, dtype=spec.dtype, mesh=mesh),
+            adamw(self.schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay, clip=o.clip),
+            loss=loss,
+            shape=shape,
+            checkpoints=self.out / log.CHECKPOINTS,
+            mesh=mesh,
+        )
+        self.reference: Any = None
+        self.rollout = (
+            rollout(self.trainer.model, self.tokenizer)
+            if rollout is not None
+            else InProcessRollout(
+                self.trainer.model,
+                self.tokenizer,
+                temperature=spec.temperature,
+                prompt_length=spec.prompt_length,
+                max_new_tokens=spec.last_limit,
+                batch_size=spec.rollout_batch,
+                mesh=mesh,
+            )
+        )
+
+    # ------------------------------------------------------------------------------------ going on
+
+    def work(self) -> RlResult:
+        from distill.gemma.checkpoint import save_model
+
+        with stop_signals(self._stop):
+            restored, state = self.trainer.restored
+            self.journal.open(restored)
+            if restored:
+                self.position = int(state["position"])
+                self.say(f"going on at step {restored} of {self.spec.steps}")
+            self._restore_reference(restored, bool(state.get("own_reference")))
+            try:
+                with self.run.writer("rollouts", self.job) as rollouts:
+                    self._loop(restored, rollouts)
+            finally:
+                self.journal.close()
+                self.trainer.close()
+            saved = save_model(
+                self.trainer.model,
+                self.base.config,
+                self.out / log.MODEL,
+                tokenizer_from=self.out / log.BASE,
+                overwrite=True,
+            )
+        last = self.journal.values(self.spec.steps)
+        return RlResult(saved.path, self.journal.fold(), self.spec.steps, last, restored)
+
+    def _loop(self, restored: int, rollouts: Any) -> None:
+        spec = self.spec
+        if restored == 0:
+            self._validate(0)
+        for step in range(restored + 1, spec.steps + 1):
+            started = time.perf_counter()
+            samples, numbers = self._step(step)
+            numbers["speed/seconds"] = time.perf_counter() - started
+            rollouts.append(rollout_rows(self.job, step, samples))
+            self.journal.add(step, numbers)
+            self._tell(step, numbers)
+            if spec.validation is not None and (step % spec.validation.every == 0 or step == spec.steps):
+                self._validate(step)
+            if step % spec.checkpoint_every == 0 or step == spec.steps or self.stopped_by is not None:
+                self._save(step)
+            if self.stopped_by is not None and step < spec.steps:
+                raise UserError(
+                    f"stopped by {self.stopped_by.name} after step {step} of {spec.steps}; a checkpoint is saved, the "
+                    "same command goes on from there",
+                    exit_code=128 + self.stopped_by,
+                )
+
+    def _tell(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.on_progress(
+            RlProgress(
+                self.job,
+                step,
+                self.spec.steps,
+                numbers.get("reward", 0.0),
+                numbers.get("accuracy"),
+                numbers.get("tokens/response", 0.0),
+                numbers["speed/seconds"],
+            )
+        )
+
+    def _stop(self, number: signal.Signals) -> None:
+        self.stopped_by = number
+        self.say(f"{number.name}: saving a checkpoint after this step; once more ends the process at once")
+
+    def _save(self, step: int) -> None:
+        self.journal.sync()
+        own = self.reference is not None and self.spec.reference_every is not None
+        if own:
+            self._save_reference(step)
+        self.trainer.save(step, {"position": self.position, "own_reference": own})
+
+    # ------------------------------------------------------------------------------------ reference
+
+    def _restore_reference(self, step: int, own: bool) -> None:
+        """The reference of a step: the base, or, once it was refreshed, what was saved beside the checkpoint."""
+        if not self.spec.kl:
+            return
+        from flax import nnx
+
+        from distill.gemma.checkpoint import load_model
+        from distill.trainer import restore_model
+
+        model = load_model(self.base, dtype=self.spec.dtype, mesh=self.trainer.mesh)
+        if own:
+            restore_model(model, self.out / REFERENCES, step)
+        self.reference = nnx.split(model)[1]
+
+    def _save_reference(self, step: int) -> None:
+        import orbax.checkpoint as ocp
+        from flax import nnx
+        from tunix.sft.checkpoint_manager import CheckpointManager
+
+        folder = self.out / REFERENCES
+        if (folder / str(step)).exists():  # a process that died between the two
+            shutil.rmtree(folder / str(step))
+        policy = ocp.checkpoint_managers.LatestN(3)
+        manager = CheckpointManager(
+            str(folder.resolve()), ocp.CheckpointManagerOptions(preservation_policy=policy)
+        )
+        graph = nnx.split(self.trainer.model)[0]
+        manager.save(step, nnx.merge(graph, self.reference), force=True)
+        manager.close()
+
+    # ------------------------------------------------------------------------------------- one step
+
+    def _step(self, step: int) -> tuple[list[Graded], dict[str, float]]:
+        """Sample, reward and learn once; all samples drawn, and the numbers."""
+        spec = self.spec
+        self.rollout.reset_clock()
+        drawn, numbers = self._collect(step)
+        groups = self._with_advantages(drawn)
+        updated = time.perf_counter()
+        learnt = self._update(step, self._learnt_from(groups))
+        seconds = time.perf_counter() - updated
+        self.rollout.sync()
+        samples = [sample for group in groups for sample in group]
+        numbers |= sample_metrics(samples) | domain_metrics(samples) | learnt
+        numbers["speed/rollout"] = self.rollout.tokens / max(self.rollout.seconds, 1e-9)
+        numbers["speed/update"] = learnt.get("tokens/learnt", 0.0) / max(seconds, 1e-9)
+        if spec.reference_every and step % spec.reference_every == 0:
+            self.reference = self.trainer.snapshot()
+        return samples, numbers
+
+    def _collect(self, step: int) -> tuple[list[list[Graded]], dict[str, float]]:
+        """Groups of a step. With dynamic sampling, until enough of them teach something."""
+        from factory.teacher.loss import has_variance
+
+        spec = self.spec
+        rounds = spec.dynamic_sampling.max_rounds if spec.dynamic_sampling is not None else 1
+        groups: list[list[Graded]] = []
+        taught = dropped = drawn_rounds = 0
+        while drawn_rounds < rounds and taught < spec.prompts:
+            fresh = self._draw(step, spec.prompts - taught, len(groups))
+            drawn_rounds += 1
+            useful = sum(has_variance([s.reward.total for s in group]) for group in fresh)
+            taught, dropped = taught + useful, dropped + len(fresh) - useful
+            groups += fresh
+        numbers = {
+            "zero_variance": dropped / len(groups),
+            "groups/drawn": float(len(groups)),
+            "groups/rounds": float(drawn_rounds),
+        }
+        return groups, numbers
+
+    def _draw(self, step: int, count: int, first_group: int) -> list[list[Graded]]:
+        """The next `count` prompts of the stream, sampled and rewarded."""
+        spec = self.spec
+        positions = range(self.position, self.position + count)
+        self.position += count
+        questions = [self.asked[self.order[position]] for position in positions]
+        requests = [
+            Request(q.ids, request_seed(spec.seed, self.job, step, position, i), spec.limit(step))
+            for q, position in zip(questions, positions, strict=True)
+            for i in range(spec.samples)
+        ]
+        graded = self._graded(requests, questions, spec.samples, step, list(positions), first_group)
+        return [graded[n : n + spec.samples] for n in range(0, len(graded), spec.samples)]
+
+    def _graded(
+        self,
+        requests: Sequence[Request],
+        questions: Sequence[Question],
+        samples: int,
+        step: int,
+        positions: Sequence[int],
+        first_group: int,
+    ) -> list[Graded]:
+        drawn = self.rollout.draw(requests)
+        sampled = [
+            Sampled(
+                questions[n // samples].row,
+                one.text,
+                one.token_ids,
+                self._reasoning_tokens(one.text),
+                one.truncated,
+            )
+            for n, one in enumerate(drawn)
+        ]
+        rewards: list[Reward] = self.reward(sampled, step - 1, requests[0].max_new_tokens)
+        return [
+            Graded(
+                one,
+                reward,
+                positions[n // samples],
+                first_group + n // samples,
+                n % samples,
+                requests[n].prompt_ids,
+            )
+            for n, (one, reward) in enumerate(zip(sampled, rewards, strict=True))
+        ]
+
+    def _reasoning_tokens(self, text: str) -> int:
+        reasoning = self.style.parse(text).reasoning
+        return len(self.tokenizer.encode(reasoning)) if reasoning else 0
+
+    def _with_advantages(self, groups: Sequence[Sequence[Graded]]) -> list[list[Graded]]:
+        from factory.teacher.loss import group_advantages
+
+        found = []
+        for group in groups:
+            advantages = group_advantages([s.reward.total for s in group], scale=self.spec.advantages)
+            found.append(
+                [dataclasses.replace(s, advantage=a) for s, a in zip(group, advantages, strict=True)]
+            )
+        return found
+
+    # --------------------------------------------------------------------------------------- learning
+
+    def _learnt_from(self, groups: Sequence[Sequence[Graded]]) -> list[Sequence[Graded]]:
+        """The groups that a step learns from: those that teach something, and the others only where asked for."""
+        spec = self.spec
+        skip = spec.mask_zero_variance or spec.dynamic_sampling is not None
+        wanted = [group for group in groups if any(s.advantage for s in group) or not skip]
+        return [group for group in wanted if any(s.advantage is not None for s in group)][: spec.prompts]
+
+    def _update(self, step: int, groups: Sequence[Sequence[Graded]]) -> dict[str, float]:
+        """Learn from the groups: `epochs` times over `minibatches` of them."""
+        spec = self.spec
+        if not groups:
+            return {"groups/learnt": 0.0}
+        size = math.ceil(spec.prompts / spec.minibatches)
+        batches = [
+            self._batch([s for group in groups[n : n + size] for s in group], spec.limit(step))
+            for n in range(0, len(groups), size)
+        ]
+        old = None
+        if not self.trainer.loss_config.on_policy:
+            old = [self.trainer.logprobs(batch.rows) for batch in batches]
+        reference = None
+        if spec.kl:
+            reference = [self.trainer.logprobs(batch.rows, self.reference) for batch in batches]
+        parts = []
+        for _ in range(spec.epochs):
+            parts += self.trainer.update(batches, old, reference)
+        for part in parts:
+            if not all(map(math.isfinite, part.values())):
+                raise UserError(
+                    f"step {step} of {self.job}: the loss is {part['loss']}, the gradient's norm {part['grad_norm']}; "
+                    "nothing of this step is saved. Try a lower learning rate or a longer warm-up in a new folder",
+                    exit_code=1,
+                )
+        updates = (step - 1) * spec.minibatches * spec.epochs
+        return {
+            **weighted_mean(parts),
+            "tokens/learnt": sum(part["tokens"] for part in parts),
+            "groups/learnt": float(len(groups)),
+            "learning_rate": float(self.schedule(updates)),
+        }
+
+    def _batch(self, samples: Sequence[Graded], limit: int) -> Any:
+        from factory.teacher.loss import token_weights
+        from factory.teacher.trainer import Batch, pack_samples
+
+        kept = [s.advantage is not None for s in samples]
+        completions = [s.sampled.token_ids for s in samples]
+        lengths = [len(ids) for ids in completions]
+        rows = pack_samples([s.prompt_ids for s in samples], completions, self.trainer.shape)
+        weights = token_weights(lengths, kept, self.spec.aggregation, max_tokens=limit)
+        return Batch(rows, lengths, weights, [s.advantage or 0.0 for s in samples])
+
+    # -------------------------------------------------------------------------------------- validation
+
+    def _validate(self, step: int) -> None:
+        """Ask the validation questions; the noise is the same at every step, and none of training's."""
+        spec = self.spec.validation
+        if spec is None or not self.checked:
+            return
+        requests = [
+            Request(
+                q.ids,
+                request_seed(self.spec.seed, f"{self.job}/validation", 0, n, i),
+                self.spec.limit(max(step, 1)),
+            )
+            for n, q in enumerate(self.checked)
+            for i in range(spec.samples)
+        ]
+        samples = self._graded(
+            requests, self.checked, spec.samples, max(step, 1), range(len(self.checked)), 0
+        )
+        numbers = sample_metrics(samples) | domain_metrics(samples)
+        self.journal.add(step, {f"eval/{name}": value for name, value in numbers.items()})
+        if "accuracy" in numbers:
+            self.say(
+                f"{self.job}, step {step}: {numbers['accuracy']:.1%} of validation correct".replace("%", " %")
+            )
+
+
+def make_mesh(spec: Rl) -> Any:
+    """The recipe's mesh; None for one device.
+
+    Raises:
+        UserError: there are fewer devices.
+    """
+    wanted = spec.mesh.fsdp * spec.mesh.tp
+    if wanted == 1:
+        return None
+    import jax
+
+    if len(jax.devices()) < wanted:
+        raise UserError(
+            f"mesh fsdp {spec.mesh.fsdp} × tp {spec.mesh.tp} wants {wanted} devices, and there are "
+            f"{len(jax.devices())}"
+        )
+    return jax.make_mesh(
+        (spec.mesh.fsdp, spec.mesh.tp),
+        ("fsdp", "tp"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 2,
+        devices=jax.devices()[:wanted],
+    )

@@ -1,0 +1,292 @@
+"""Tunix's trainer for GRPO on packed rows: one optimiser step adds up the gradients of as many micro-batches as
+the samples fill.
+
+What differs from Tunix's own GRPO road, and why: samples are packed (its learner pads every completion to the
+longest allowed); the gradient of a step is one sum over tokens, so the aggregation is exact whatever the
+packing; and checkpoints are written where an RL step ends, with what is needed to go on bit by bit (its last
+save lacks the metadata, and it cannot restore a data cursor or a refreshed reference). Model, optimiser,
+sharding, compilation and checkpoints are Tunix's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
+
+from distill.packing import Piece, Rows, pack, pieces_of
+from distill.trainer import SilentLogger
+from factory.teacher.loss import LossConfig, Micro, grpo_loss, row_logprobs
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The compiled shape of an update.
+
+    Attributes:
+        rows: packed rows of a micro-batch, over all devices.
+        length: cells of a row.
+        micros: micro-batches that a step can hold; empty ones cost nothing.
+        share: completions of a prompt share it (exact where `length` is at most the sliding window).
+    """
+
+    rows: int
+    length: int
+    micros: int
+    share: bool
+
+    @classmethod
+    def for_samples(
+        cls, samples: int, *, longest: int, length: int, rows: int, window: int, data_shards: int = 1
+    ) -> Shape:
+        """The shape for at most so many samples of at most `longest` tokens, prompt and completion.
+
+        `rows` is rounded up to a multiple of `data_shards`, among which they are divided.
+        """
+        rows = -(-rows // data_shards) * data_shards
+        in_a_row = max(1, length // longest)
+        return cls(rows, length, -(-samples // (in_a_row * rows)) + 1, length <= window)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Samples of one optimiser step.
+
+    Attributes:
+        rows: the packed rows.
+        lengths: completion tokens of every sample.
+        weights, advantages: one number a sample; see `factory.teacher.loss`.
+    """
+
+    rows: Rows
+    lengths: Sequence[int]
+    weights: Sequence[float]
+    advantages: Sequence[float]
+
+
+def pack_samples(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], shape: Shape
+) -> Rows:
+    """Pack samples; neighbours with the same prompt share it where the shape allows."""
+    pieces: list[Piece] = []
+    start = 0
+    for stop in range(1, len(prompts) + 1):
+        if stop == len(prompts) or prompts[stop] != prompts[start]:
+            group = completions[start:stop]
+            pieces += pieces_of(prompts[start], group, shape.length, first_sample=start, share=shape.share)
+            start = stop
+    return pack(pieces, shape.length)
+
+
+class _NeverByItself:
+    """Checkpoints are written where we say so."""
+
+    def should_save(self, *_: Any, **__: Any) -> bool:
+        return False
+
+
+class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
+    """See the module.
+
+    Args:
+        model: a Tunix Gemma 3, with a mesh already placed on it.
+        optimizer: the optax chain of one optimiser step.
+        loss: what is static about the loss.
+        shape: the compiled shape.
+        checkpoints: folder of this job alone. The latest checkpoint that is there is restored at once.
+        keep: checkpoints that stay.
+        mesh: axes "fsdp" and "tp"; None for one device.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: optax.GradientTransformation,
+        *,
+        loss: LossConfig,
+        shape: Shape,
+        checkpoints: Path,
+        keep: int = 2,
+        mesh: Any = None,
+    ) -> None:
+        managers = ocp.checkpoint_managers
+        options = ocp.CheckpointManagerOptions(
+            save_decision_policy=_NeverByItself(), preservation_policy=managers.LatestN(keep)
+        )
+        config = TrainingConfig(
+            eval_every_n_steps=1,
+            checkpoint_root_directory=str(checkpoints.resolve()),
+            checkpointing_options=options,
+            data_sharding_axis=(None, "fsdp"),
+        )
+        self.mesh = mesh
+        with self._mesh():
+            super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
+        self.is_managed_externally = True
+        self.loss_config, self.shape = loss, shape
+        self._sums: list[Any] = []
+
+    @contextlib.contextmanager
+    def _mesh(self) -> Iterator[None]:
+        with self.mesh if self.mesh is not None else contextlib.nullcontext():
+            yield
+
+    @property
+    def restored(self) -> tuple[int, Mapping[str, Any]]:
+        """RL step and metadata of the checkpoint the trainer went on from; (0, {}) for a fresh one."""
+        return int(self._train_steps), dict(self._restored_custom_metadata)
+
+    @property
+    def compilations(self) -> int:
+        """Executables of the update so far."""
+        if self._jitted_train_step_fn is None:
+            return 0
+        return int(self._jitted_train_step_fn.func.jitted_fn._cache_size())
+
+    def update(
+        self,
+        batches: Sequence[Batch],
+        old: Sequence[Any] | None = None,
+        reference: Sequence[Any] | None = None,
+    ) -> list[Numbers]:
+        """One optimiser step a batch, in order.
+
+        Args:
+            old, reference: by batch, log-probabilities in the shape of its rows; None where the loss reads none.
+
+        Returns:
+            for every batch the loss and "grad_norm", and per token that counts "kl", "clip_fraction", "entropy",
+            "ratio_gap"; "tokens" that count.
+        """
+        self._sums = []
+        with self._mesh():
+            self.train(
+                [
+                    self._inputs(batch, old[i] if old else None, reference[i] if reference else None)
+                    for i, batch in enumerate(batches)
+                ]
+            )
+        return [_per_token(jax.device_get(sums)) for sums in self._sums]
+
+    def logprobs(self, rows: Rows, state: Any = None) -> np.ndarray[Any, Any]:
+        """Log-probability of every target, in the shape of the rows: of the model, or of another state of it."""
+        graph, own = nnx.split(self.model)
+        state = own if state is None else state
+        zeros = np.zeros(rows.tokens.shape, np.float32)
+        micros, used = self._micros(rows, zeros, zeros, zeros, zeros)
+        with self._mesh():
+            parts = [
+                np.asarray(
+                    row_logprobs(graph, state, _placed(micro, self.mesh), self.loss_config.temperature)
+                )
+                for micro in (jax.tree.map(lambda x, i=i: x[i], micros) for i in range(used))
+            ]
+        return np.concatenate(parts)[: len(rows)]
+
+    def snapshot(self) -> Any:
+        """A copy of the model's state, for a reference."""
+        return jax.tree.map(jnp.copy, nnx.split(self.model)[1])
+
+    def save(self, step: int, metadata: Mapping[str, Any]) -> None:
+        """Write the checkpoint of an RL step, and wait until it is there."""
+        self.checkpoint_manager.save(
+            step, self.model, self.optimizer, force=True, custom_metadata=dict(metadata)
+        )
+        self.checkpoint_manager._checkpoint_manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.checkpoint_manager.close()
+
+    # ------------------------------------------------------------------- what the compiled step takes and does
+
+    def _inputs(self, batch: Batch, old: Any, reference: Any) -> dict[str, Any]:
+        rows = batch.rows
+        zeros = np.zeros(rows.tokens.shape, np.float32)
+        micros, used = self._micros(
+            rows,
+            rows.spread_samples(batch.weights),
+            rows.spread_samples(batch.advantages),
+            zeros if old is None else old,
+            zeros if reference is None else reference,
+        )
+        return {"micros": micros, "used": np.int32(used)}
+
+    def _micros(self, rows: Rows, *values: np.ndarray[Any, Any]) -> tuple[Micro, int]:
+        """Rows as (micros, rows, length), filled up with padding; and how many micro-batches hold any."""
+        shape = self.shape
+        used = -(-len(rows) // shape.rows)
+        if used > shape.micros:
+            raise ValueError(f"{len(rows)} rows do not fit {shape.micros} micro-batches of {shape.rows}")
+
+        def fit(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            full = np.zeros((shape.micros * shape.rows, shape.length), x.dtype)
+            full[: len(x)] = x
+            return full.reshape(shape.micros, shape.rows, shape.length)
+
+        columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, *values)
+        return Micro(*(fit(column) for column in columns)), used
+
+    def _train_step(self, model: Any, optimizer: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        wrt = nnx.LoRAParam if self._lora_enabled else nnx.Param
+        graph, params, rest = nnx.split(model, wrt, ...)
+
+        def loss(params: Any, micro: Micro) -> tuple[Any, Any]:
+            return grpo_loss(nnx.merge(graph, params, rest), micro, self.loss_config)
+
+        def add(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            gradient, sums = carry
+            micro = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs["micros"]
+            )
+            (_, more), g = jax.value_and_grad(loss, has_aux=True)(params, micro)
+            return jax.tree.map(jnp.add, gradient, g), jax.tree.map(jnp.add, sums, more)
+
+        names = ("loss", "kl", "clipped", "entropy", "ratio_gap", "tokens")
+        start = (jax.tree.map(jnp.zeros_like, params), {name: jnp.float32(0) for name in names})
+        # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
+        gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
+        norm = optax.global_norm(gradient)
+        optimizer.update(model, gradient)
+        return sums["loss"], {**sums, "grad_norm": norm}, norm
+
+    def create_train_step_fn(self) -> Any:
+        self._has_aux = True
+        return self._train_step
+
+    def _post_process_train_step(self, aux: Any) -> None:
+        self._sums.append(aux)
+
+    def _write_train_metrics(self) -> None:
+        self._buffered_train_metrics = None
+
+
+def _placed(micro: Micro, mesh: Any) -> Micro:
+    if mesh is None:
+        return micro
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    return Micro(*(jax.device_put(x, sharding) for x in micro))
+
+
+def _per_token(sums: Mapping[str, Any]) -> Numbers:
+    tokens = max(float(sums["tokens"]), 1.0)
+    return {
+        "loss": float(sums["loss"]),
+        "grad_norm": float(sums["grad_norm"]),
+        "kl": float(sums["kl"]) / tokens,
+        "clip_fraction": float(sums["clipped"]) / tokens,
+        "entropy": float(sums["entropy"]) / tokens,
+        "ratio_gap": float(sums["ratio_gap"]) / tokens,
+        "tokens": float(sums["tokens"]),
+    }
