@@ -67,6 +67,39 @@ def run(
     _say_result(folder)
 
 
+@cli.command()
+@click.argument("stage")
+@click.option("--recipe", required=True, help="A name of the catalogue, or a YAML file.")
+@click.option("--run", "run_folder", type=click.Path(path_type=Path), help="The run's folder. [runs/RECIPE]")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting: teacher.zero.steps=50.",
+)
+@click.option("--dry-run", is_flag=True, help="Print stages, counts, tokens and memory; do nothing.")
+def teach(stage: str, recipe: str, run_folder: Path | None, overrides: Sequence[str], dry_run: bool) -> None:
+    """Train the teacher up to STAGE: `zero`, any other stage of the recipe's teacher, or `r1`, the last of them.
+
+    Stages that STAGE builds on are done first; finished ones are skipped.
+    """
+    from factory.console import Reporter
+    from factory.pipeline import Selection, execute
+    from factory.recipe import find_recipe, load_recipe, teacher_stage
+
+    loaded = load_recipe(find_recipe(recipe), overrides)
+    folder = run_folder or Path("runs") / loaded.name
+    selection = Selection(goal=f"teach:{teacher_stage(loaded, stage)}")
+    if dry_run:
+        from factory.dry_run import print_plan
+
+        print_plan(loaded, folder, selection)
+        return
+    execute(loaded, folder, selection, Reporter())
+    click.echo(f"model: {folder / 'teacher' / teacher_stage(loaded, stage) / 'model'}", err=True)
+
+
 def _say_result(folder: Path) -> None:
     report = folder / "report.html"
     if report.exists():

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory import pipeline
+from factory.recipe import Student
+from factory.stages import samplings
 from factory.store import Run
 
 if TYPE_CHECKING:
     from factory.pipeline import Selection, Stage
-    from factory.recipe import Recipe, Student
+    from factory.recipe import Recipe, TeacherStage
 
 _FLOAT = 4  # bytes: the models of a run are held in fp32
 _ADAM_COPIES = 4  # weights, gradients, two moments
@@ -81,20 +83,26 @@ def expected_counts(recipe: Recipe, run: Run | None) -> dict[str, int | None]:
 
 def _forecast(recipe: Recipe, stage: Stage, counts: Mapping[str, int | None]) -> tuple[str, str]:
     training = counts["training"]
+    own = stage.name.partition(":")[2]
     match stage.kind:
         case "prompts":
             return (_number(counts["prompts"], "prompts"), "")
+        case "teach":
+            return _teaching_forecast(recipe, recipe.teacher[own])
         case "generate":
-            spec = recipe.generate
-            samples = None if training is None else training * spec.n
+            spec = samplings(recipe)[own or None]
+            samples = None if training is None else min(training, spec.max_prompts or training) * spec.n
             tokens = None if samples is None else samples * spec.sampling.max_new_tokens
             length = spec.prompt_length + spec.sampling.max_new_tokens
             return (
                 f"{_number(samples, 'samples')}, {_number(tokens, 'tokens at most')}",
-                _bytes(_sampling_bytes(spec.model, spec.batch_size, length)),
+                _bytes(_sampling_bytes(recipe.origin(spec.model), spec.batch_size, length)),
             )
         case "judge" | "select":
-            candidates = _number(None if training is None else training * recipe.generate.n, "candidates")
+            sampled = recipe.mixes[own].of if stage.kind == "select" else own or None
+            spec = samplings(recipe)[sampled]
+            asked_n = None if training is None else min(training, spec.max_prompts or training) * spec.n
+            candidates = _number(asked_n, "candidates")
             llm = recipe.judge.llm
             if llm is None or stage.kind == "select":
                 return (candidates, "")
@@ -106,14 +114,24 @@ def _forecast(recipe: Recipe, stage: Stage, counts: Mapping[str, int | None]) ->
                 _bytes(_sampling_bytes(llm.model, llm.batch_size, length)),
             )
         case "train":
-            return _training_forecast(recipe.students[stage.name.partition(":")[2]])
+            return _training_forecast(recipe.students[own], recipe.origin(recipe.students[own].base))
         case "eval":
             return _evaluation_forecast(recipe, counts)
         case _:
             return ("", "")
 
 
-def _training_forecast(student: Student) -> tuple[str, str]:
+def _teaching_forecast(recipe: Recipe, stage: TeacherStage) -> tuple[str, str]:
+    base = recipe.origin(stage.base)
+    if isinstance(stage, Student):
+        return _training_forecast(stage, base)
+    from factory.teacher.forecast import forecast
+
+    found = forecast(stage, base)
+    return found.work, _bytes(found.bytes_per_device)
+
+
+def _training_forecast(student: Student, base: str) -> tuple[str, str]:
     rows = student.batch_size * student.gradient_accumulation
     work = (
         f"{student.max_steps:,} steps, {student.max_steps * rows * student.max_length:,} tokens at most"
@@ -122,7 +140,7 @@ def _training_forecast(student: Student) -> tuple[str, str]:
     )
     from distill.gemma.folder import ModelFolder, resolve_model
 
-    folder = ModelFolder.open(resolve_model(student.base))
+    folder = ModelFolder.open(resolve_model(base))
     config = folder.config
     # Logits and their gradient, and what backpropagation keeps of each layer: about 12 activations of the
     # model's width and 3 of the MLP's, and the attention scores.
@@ -145,10 +163,7 @@ def _evaluation_forecast(recipe: Recipe, counts: Mapping[str, int | None]) -> tu
         held_out = min(held_out, spec.max_prompts)
     samples = None if held_out is None else held_out * spec.n * len(spec.models)
     length = spec.prompt_length + spec.sampling.max_new_tokens
-    known = [m.model for m in spec.models if not m.model.startswith("student:")]
-    known += [
-        recipe.students[m.model.partition(":")[2]].base for m in spec.models if m.model.startswith("student:")
-    ]
+    known = {recipe.origin(m.model) for m in spec.models}
     memory = [_sampling_bytes(m, spec.batch_size, length) for m in known]
     work = _number(samples, "samples")
     if spec.judge is not None:  # loaded when the model is gone

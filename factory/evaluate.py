@@ -79,15 +79,16 @@ def evaluate_models(
     Raises:
         UserError: no held-out prompt, or too many samples that our own graders could not grade.
     """
-    from factory.train import student_folder
+    from factory.recipe import trained_stage
+    from factory.train import trained_folder
 
     prompts = held_out_prompts(run, spec.split, spec.max_prompts)
     judge = suite_judge(spec.judge, prompts, False, judge_for)
     paths: list[Path] = []
     counts: dict[str, Any] = {"questions": len(prompts)}
     for entry in spec.models:
-        kind, _, student = entry.model.partition(":")
-        model = str(student_folder(run, student) / "model") if kind == "student" else entry.model
+        trained = trained_stage(entry.model) is not None
+        model = str(trained_folder(run, entry.model) / "model") if trained else entry.model
         protocol = Protocol(
             suite=run.folder.name,
             origin=f"the {spec.split} split",

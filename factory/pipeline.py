@@ -8,7 +8,7 @@ it stopped; one whose settings changed stops the run until a person says what to
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from factory import stages
 from factory.console import Reporter, duration
 from factory.files import remove_temporaries, write_text
-from factory.recipe import Recipe, dump_recipe
+from factory.recipe import Recipe, SftStage, dump_recipe, trained_stage
 from factory.records import content_id
 from factory.sources import check_source
 from factory.stages import Context, StageResult
@@ -49,53 +49,110 @@ class Stage:
 
 
 def plan(recipe: Recipe) -> list[Stage]:
-    """The stages of a recipe, in the order in which they run."""
-    seed = {"seed": recipe.seed}
+    """The stages of a recipe, in the order in which they run.
+
+    Raises:
+        UserError: stages that wait for each other.
+    """
     road = [
         Stage("prompts", _config(recipe.prompts) | stages.prompt_files(recipe), (), stages.prompts),
-        Stage(
-            "generate",
-            seed | _config(recipe.generate) | {"model_hash": stages.model_hash(recipe.generate.model)},
-            ("prompts",),
-            stages.generate,
-        ),
-        Stage(
-            "judge",
-            # The policy chooses among verdicts that are there: it belongs to whoever selects by them.
-            _config(recipe.judge, leave_out=("workers", "policy"))
-            | stages.judge_model(recipe.judge.llm)
-            | stages.grader_versions(),
-            ("generate",),
-            stages.judge,
-        ),
+        *_teacher_stages(recipe),
+        *_sampling_stages(recipe),
+        *_mix_stages(recipe),
+        *_student_stages(recipe),
     ]
+    if recipe.evaluation:
+        road.append(_evaluation_stage(recipe))
+    road.append(Stage("report", {}, tuple(stage.name for stage in road), stages.report))
+    return _ordered(road)
+
+
+def _teacher_stages(recipe: Recipe) -> Iterator[Stage]:
+    for name, spec in recipe.teacher.items():
+        config = _config(spec) | {"base_hash": stages.model_hash(spec.base)}
+        if isinstance(spec, SftStage):
+            upstream, work = (f"mix:{spec.mix}",), stages.teach_sft(name)
+        else:
+            config |= {"graders": stages.grader_versions()["graders"]}
+            upstream, work = ("prompts",), stages.teach_rl(name)
+        yield Stage(f"teach:{name}", config, (*upstream, *_trained(spec.base)), work)
+
+
+def _sampling_stages(recipe: Recipe) -> Iterator[Stage]:
+    # The policy chooses among verdicts that are there: it belongs to whoever selects by them.
+    judging = _config(recipe.judge, leave_out=("workers", "policy"))
+    judging |= stages.judge_model(recipe.judge.llm) | stages.grader_versions()
+    for name, spec in stages.samplings(recipe).items():
+        config = {"seed": recipe.seed} | _config(spec) | {"model_hash": stages.model_hash(spec.model)}
+        upstream = ("prompts", *_trained(spec.model))
+        yield Stage(stage_name("generate", name), config, upstream, stages.generate(name))
+        yield Stage(stage_name("judge", name), judging, (stage_name("generate", name),), stages.judge(name))
+
+
+def _mix_stages(recipe: Recipe) -> Iterator[Stage]:
     # A mix that is cut to another's size is decided on after it.
     ordered = sorted(recipe.mixes, key=lambda name: recipe.mixes[name].select.same_size_as is not None)
     for name in ordered:
         mix = recipe.mixes[name]
         other = mix.select.same_size_as
-        upstream = ("judge", f"select:{other}") if other else ("judge",)
+        judged = stage_name("judge", mix.of)
+        upstream = (judged, f"select:{other}") if other else (judged,)
         config = {"select": _config(mix.select), "seed": mix.seed, "policy": recipe.judge.policy}
-        road.append(Stage(f"select:{name}", config, upstream, stages.select(name)))
+        yield Stage(f"select:{name}", config, upstream, stages.select(name))
     for name in ordered:
         mix = recipe.mixes[name]
-        config = _config(mix) | stages.general_file(mix)
-        road.append(Stage(f"mix:{name}", config, (f"select:{name}",), stages.mix(name)))
+        yield Stage(
+            f"mix:{name}", _config(mix) | stages.general_file(mix), (f"select:{name}",), stages.mix(name)
+        )
+
+
+def _student_stages(recipe: Recipe) -> Iterator[Stage]:
     for name, student in recipe.students.items():
         config = _config(student) | {"base_hash": stages.model_hash(student.base)}
-        road.append(Stage(f"train:{name}", config, (f"mix:{student.mix}",), stages.train(name)))
-    if recipe.evaluation:
-        config = _config(recipe.evaluation)
-        config["model_hashes"] = {m.name: stages.model_hash(m.model) for m in recipe.evaluation.models}
-        config |= stages.judge_model(recipe.evaluation.judge) | {
-            "graders": stages.grader_versions()["graders"]
-        }
-        trained = tuple(
-            f"train:{m.model.partition(':')[2]}" for m in recipe.evaluation.models if "student:" in m.model
-        )
-        road.append(Stage("eval", config, ("prompts", *dict.fromkeys(trained)), stages.evaluate))
-    road.append(Stage("report", {}, tuple(stage.name for stage in road), stages.report))
-    return road
+        upstream = (f"mix:{student.mix}", *_trained(student.base))
+        yield Stage(f"train:{name}", config, upstream, stages.train(name))
+
+
+def _evaluation_stage(recipe: Recipe) -> Stage:
+    spec = recipe.evaluation
+    assert spec is not None
+    config = _config(spec)
+    config["model_hashes"] = {m.name: stages.model_hash(m.model) for m in spec.models}
+    config |= stages.judge_model(spec.judge) | {"graders": stages.grader_versions()["graders"]}
+    trained = [stage for m in spec.models for stage in _trained(m.model)]
+    return Stage("eval", config, ("prompts", *dict.fromkeys(trained)), stages.evaluate)
+
+
+def _trained(model: str) -> tuple[str, ...]:
+    """The stage that trains a model, where it is one of the recipe."""
+    stage = trained_stage(model)
+    return () if stage is None else (stage,)
+
+
+def stage_name(kind: str, sampling: str | None) -> str:
+    """Name of a stage of one sampling; the main one has none of its own."""
+    return kind if sampling is None else f"{kind}:{sampling}"
+
+
+def _ordered(road: Sequence[Stage]) -> list[Stage]:
+    """Every stage behind those it builds on, otherwise in the order given.
+
+    Raises:
+        UserError: stages that wait for each other.
+    """
+    waiting, found = list(road), []
+    done: set[str] = set()
+    while waiting:
+        ready = next((stage for stage in waiting if set(stage.upstream) <= done), None)
+        if ready is None:
+            names = ", ".join(stage.name for stage in waiting if stage.name != "report")
+            raise UserError(
+                f"these stages wait for each other: {names}; a model cannot be trained from its own samples"
+            )
+        waiting.remove(ready)
+        found.append(ready)
+        done.add(ready.name)
+    return found
 
 
 def _config(part: Any, leave_out: Sequence[str] = ()) -> dict[str, Any]:
@@ -115,11 +172,12 @@ def fingerprints(road: Sequence[Stage]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which stages to run. `start` and `only` also redo stages that are done."""
+    """Which stages to run. `start` and `only` also redo stages that are done; `goal` takes what it builds on along."""
 
     start: str | None = None
     until: str | None = None
     only: str | None = None
+    goal: str | None = None
 
     def asks_for(self, stage: Stage) -> bool:
         """Was this very stage asked to be redone? (Those behind it are redone because of it.)"""
@@ -131,10 +189,13 @@ class Selection:
         Raises:
             UserError: a selector that names no stage.
         """
-        for selector in (self.start, self.until, self.only):
+        for selector in (self.start, self.until, self.only, self.goal):
             if selector is not None and not any(stage.matches(selector) for stage in road):
                 names = ", ".join(stage.name for stage in road)
                 raise UserError(f"there is no stage {selector!r} in this recipe; its stages are: {names}")
+        if self.goal is not None:
+            needed = needs(road, self.goal)
+            return [stage for stage in road if stage.name in needed], set()
         if self.only is not None:
             chosen = [stage for stage in road if stage.matches(self.only)]
             return chosen, {stage.name for stage in chosen}
@@ -254,6 +315,17 @@ def _check(
             if name not in checked:
                 run.check_outputs(manifest, content=True)
                 checked.add(name)
+
+
+def needs(road: Sequence[Stage], name: str) -> set[str]:
+    """A stage and all that it builds on."""
+    by_name = {stage.name: stage for stage in road}
+    found, waiting = set(), [name]
+    while waiting:
+        stage = by_name[waiting.pop()]
+        found.add(stage.name)
+        waiting += [other for other in stage.upstream if other not in found]
+    return found
 
 
 def dependents(road: Sequence[Stage], name: str) -> list[str]:

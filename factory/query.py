@@ -145,7 +145,10 @@ def _create_mix_view(connection: duckdb.DuckDBPyConnection, run: Run) -> None:
 def _metrics_files(run: Run) -> list[Path]:
     """Every training job writes its own metrics file; the view gathers them."""
     trained = [
-        path for path in run.folder.glob("students/*/metrics.parquet") if ".old-" not in path.parent.name
+        path
+        for kind in ("students", "teacher")
+        for path in run.folder.glob(f"{kind}/*/metrics.parquet")
+        if ".old-" not in path.parent.name
     ]
     return [*run.shards("metrics"), *sorted(trained)]
 

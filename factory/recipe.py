@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from factory.catalogue_path import catalogue_dir
 from factory.parts import Name, Part, Share, check_template
 from factory.sources import SourceSpec
+from factory.teacher.settings import Rl
 from filters.errors import UserError
 from filters.language import LANGUAGES
 from filters.tags import TAG_STYLES
@@ -54,7 +55,10 @@ class Prompts(Part):
 
 
 class Generate(Part):
-    """The teacher answers every training prompt `n` times."""
+    """The teacher answers every training prompt `n` times.
+
+    `model`: a folder, a shipped model, a Hub id, or `teacher:NAME`, a stage of this recipe's teacher.
+    """
 
     engine: Literal["gemma"] = "gemma"
     model: str
@@ -63,6 +67,7 @@ class Generate(Part):
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1, le=8192)
     prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
+    max_prompts: int | None = Field(None, ge=1, description="of the training prompts, by their hashes")
 
     _template = field_validator("template")(check_template)
 
@@ -187,6 +192,7 @@ class General(Part):
 class Mix(Part):
     """A set to train on: which candidates, which plain data, in which shape."""
 
+    of: Name | None = Field(None, description="which of `samplings` it selects from; null: `generate`")
     select: Select = Select()
     general: General | None = None
     tag_style: str = "r1"
@@ -202,7 +208,7 @@ class Mix(Part):
 
 
 class Student(Part):
-    """A small Gemma fine-tuned on a mix."""
+    """A small Gemma fine-tuned on a mix. `base` may be `teacher:NAME` or `student:NAME`, a model of this recipe."""
 
     mix: Name
     base: str
@@ -232,8 +238,26 @@ class Student(Part):
         return self
 
 
+class SftStage(Student):
+    """A stage of the teacher that is fine-tuned on a mix: R1's cold start, and its SFT on the curated set."""
+
+    kind: Literal["sft"]
+
+
+class RlStage(Rl):
+    """A stage of the teacher that learns by reinforcement: from a model, or from an earlier stage."""
+
+    kind: Literal["rl"]
+    base: str
+    max_prompts: int | None = Field(None, ge=1, description="of the training prompts, by their hashes")
+    domains: list[str] | None = Field(None, min_length=1, description="prompts of these domains alone")
+
+
+TeacherStage = Annotated[SftStage | RlStage, Field(discriminator="kind")]
+
+
 class Evaluated(Part):
-    """A model to evaluate: a folder, a shipped model, or `student:NAME` of this run."""
+    """A model to evaluate: a folder, a shipped model, or `student:NAME` or `teacher:NAME` of this run."""
 
     name: Name
     model: str
@@ -267,12 +291,18 @@ class Evaluation(Part):
 
 
 class Recipe(Part):
-    """A whole run: prompts, generation, judging, mixes, students, evaluation, report."""
+    """A whole run: prompts, the teacher's training, generation, judging, mixes, students, evaluation, report.
+
+    Stages run in the order that their models ask for: a teacher's stage may be trained on a mix that was selected
+    from the samples of an earlier one.
+    """
 
     name: Name
     description: str = ""
     seed: int = Field(0, ge=0, lt=2**31)
     prompts: Prompts
+    teacher: dict[Name, TeacherStage] = Field(default_factory=dict)
+    samplings: dict[Name, Generate] = Field(default_factory=dict, description="beside `generate`, for mixes")
     generate: Generate
     judge: Judge = Judge()
     mixes: dict[Name, Mix] = Field(default_factory=dict)
@@ -291,16 +321,74 @@ class Recipe(Part):
                 raise ValueError(
                     f"mixes.{name}.select.same_size_as names {other!r}, which itself follows another mix"
                 )
-        for name, student in self.students.items():
-            if student.mix not in self.mixes:
-                raise ValueError(f"students.{name}.mix names {student.mix!r}; there is {_list(self.mixes)}")
-        for model in self.evaluation.models if self.evaluation else ():
-            kind, _, student_name = model.model.partition(":")
-            if kind == "student" and student_name not in self.students:
-                raise ValueError(
-                    f"evaluation names the student {student_name!r}; there is {_list(self.students)}"
-                )
+        for name, mix in self.mixes.items():
+            if mix.of is not None and mix.of not in self.samplings:
+                raise ValueError(f"mixes.{name}.of names {mix.of!r}; samplings are {_list(self.samplings)}")
+        for where, trained in self.trained():
+            if isinstance(trained, Student) and trained.mix not in self.mixes:
+                raise ValueError(f"{where}.mix names {trained.mix!r}; there is {_list(self.mixes)}")
+        for where, model in self.models():
+            kind, _, name = model.partition(":")
+            named: dict[str, Mapping[str, Any]] = {"student": self.students, "teacher": self.teacher}
+            there = named.get(kind)
+            if there is not None and name not in there:
+                raise ValueError(f"{where} names the {kind} {name!r}; there is {_list(there)}")
         return self
+
+    def trained(self) -> Iterator[tuple[str, Student | RlStage]]:
+        """Every model that this recipe trains, with its place in the recipe."""
+        yield from ((f"students.{name}", student) for name, student in self.students.items())
+        yield from ((f"teacher.{name}", stage) for name, stage in self.teacher.items())
+
+    def models(self) -> Iterator[tuple[str, str]]:
+        """Every model that the recipe names, with its place in the recipe."""
+        yield "generate.model", self.generate.model
+        yield from ((f"samplings.{name}.model", spec.model) for name, spec in self.samplings.items())
+        yield from ((f"{where}.base", trained.base) for where, trained in self.trained())
+        for model in self.evaluation.models if self.evaluation else ():
+            yield f"evaluation.models.{model.name}", model.model
+
+    def origin(self, model: str) -> str:
+        """The model that a model of this recipe was trained from, in the end: a folder, a shipped model or a Hub id.
+
+        Raises:
+            ValueError: models of the recipe are trained from each other in a circle.
+        """
+        seen = [model]
+        while trained_stage(model) is not None:
+            kind, _, name = model.partition(":")
+            model = (self.students[name] if kind == "student" else self.teacher[name]).base
+            if model in seen:
+                raise ValueError(f"{model} is trained from itself: {' <- '.join([*seen, model])}")
+            seen.append(model)
+        return model
+
+
+def trained_stage(model: str) -> str | None:
+    """The stage of a run that trains a model named `student:NAME` or `teacher:NAME`; None for any other model."""
+    kind, colon, name = model.partition(":")
+    stage = {"student": "train", "teacher": "teach"}.get(kind)
+    return f"{stage}:{name}" if colon and stage else None
+
+
+R1_STAGES = ("zero", "cold_start", "reasoning_rl", "sft", "align")
+"""R1's own names of the teacher's stages, in their order; a recipe may have others."""
+
+
+def teacher_stage(recipe: Recipe, name: str) -> str:
+    """A stage of the recipe's teacher by its name; "r1" is the last of `R1_STAGES` that it has behind `zero`.
+
+    Raises:
+        UserError: it has none of that name.
+    """
+    if name in recipe.teacher:
+        return name
+    last = [stage for stage in R1_STAGES[1:] if stage in recipe.teacher]
+    if name == "r1" and last:
+        return last[-1]
+    raise UserError(
+        f"the teacher of recipe {recipe.name} has no stage {name!r}; it has {_list(recipe.teacher)}"
+    )
 
 
 def _list(names: Mapping[str, Any]) -> str:
@@ -399,7 +487,7 @@ def _message(detail: Any, origin: str, node: yaml.Node | None) -> str:
     return f"{place}: {key}: {message[0].lower()}{message[1:]}{shown}"
 
 
-_TAGS = frozenset({"reasoning_gym", "files", "hub", "generated", "file"})
+_TAGS = frozenset({"reasoning_gym", "files", "hub", "generated", "file", "sft", "rl"})
 
 
 def _is_tag(part: Any) -> bool:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from factory.console import Reporter, duration
 from factory.files import sha256_of
+from factory.recipe import SftStage, trained_stage
 from factory.records import generation_id
 from factory.store import Run
 from filters.errors import UserError
 
 if TYPE_CHECKING:
+    from distill.gemma.folder import ModelFolder
     from factory.generate import Progress
     from factory.recipe import Generate, JudgeEngine, Mix, Recipe, Select
     from factory.sources.rows import BadRow
@@ -40,12 +42,12 @@ class StageResult:
 
 @functools.cache
 def model_hash(name: str) -> str:
-    """Content hash of a model folder. A student of the same run has none yet: its stage stands for it.
+    """Content hash of a model folder. A model of the same run has none yet: its stage stands for it.
 
     Raises:
         UserError: there is no such model, or its folder is not whole.
     """
-    if name.startswith("student:"):
+    if trained_stage(name) is not None:
         return name
     from distill.gemma.folder import ModelFolder, resolve_model
 
@@ -60,9 +62,31 @@ def template_content(template: str) -> dict[str, Any]:
     return content
 
 
-def generation_of(spec: Generate) -> str:
+def model_folder(run: Run, name: str) -> ModelFolder:
+    """A model's folder: of this run's student or teacher, a path, a shipped model or a Hub id.
+
+    Raises:
+        UserError: there is no such model, or its folder is not whole.
+    """
+    from distill.gemma.folder import ModelFolder, resolve_model
+    from factory.train import trained_folder
+
+    if trained_stage(name) is not None:
+        return ModelFolder.open(trained_folder(run, name) / "model")
+    return ModelFolder.open(resolve_model(name))
+
+
+def generation_of(run: Run, spec: Generate) -> str:
     """Id of the way of sampling that a generate stage asks for."""
-    return generation_id(model_hash(spec.model), template_content(spec.template), spec.sampling.model_dump())
+    content = model_folder(run, spec.model).content_hash
+    return generation_id(content, template_content(spec.template), spec.sampling.model_dump())
+
+
+def samplings(recipe: Recipe) -> dict[str | None, Generate]:
+    """Everything a recipe samples for mixes: under None what its `generate` asks for."""
+    found: dict[str | None, Generate] = {None: recipe.generate}
+    found.update(recipe.samplings)
+    return found
 
 
 def prompt_files(recipe: Recipe) -> dict[str, Any]:
@@ -135,29 +159,61 @@ def prompts(context: Context) -> StageResult:
     return StageResult([path], counts)
 
 
-def training_prompts(run: Run) -> list[dict[str, Any]]:
-    """Prompts that may be sampled for training, in the order of their ids."""
-    table = run.read("prompts", ["prompt_id", "messages", "split", "evaluation_only"]).sort_by("prompt_id")
-    return [row for row in table.to_pylist() if row["split"] == "train" and not row["evaluation_only"]]
+def training_prompts(run: Run, limit: int | None = None) -> list[dict[str, Any]]:
+    """Prompts that may be trained on, in the order of their ids; the first `limit` by the hash of their questions."""
+    rows = run.read("prompts").to_pylist()
+    chosen = [row for row in rows if row["split"] == "train" and not row["evaluation_only"]]
+    chosen.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
+    return sorted(chosen[:limit], key=lambda row: row["prompt_id"])
 
 
-def generate(context: Context) -> StageResult:
-    """The teacher answers every training prompt n times."""
+def teach_rl(name: str) -> Callable[[Context], StageResult]:
+    """One stage of the teacher that learns by reinforcement."""
+
+    def work(context: Context) -> StageResult:
+        from factory.teacher.stages import reinforce
+
+        return StageResult(*reinforce(context.run, name, context.recipe, context.reporter))
+
+    return work
+
+
+def teach_sft(name: str) -> Callable[[Context], StageResult]:
+    """One stage of the teacher that is fine-tuned on a mix."""
+
+    def work(context: Context) -> StageResult:
+        from factory.train import fine_tune
+
+        spec = context.recipe.teacher[name]
+        assert isinstance(spec, SftStage)
+        return StageResult(*fine_tune(context.run, f"teacher:{name}", spec, context.reporter))
+
+    return work
+
+
+def generate(name: str | None) -> Callable[[Context], StageResult]:
+    """The teacher answers every training prompt n times, for one of the recipe's samplings."""
+
+    def work(context: Context) -> StageResult:
+        return _generate(context, samplings(context.recipe)[name])
+
+    return work
+
+
+def _generate(context: Context, spec: Generate) -> StageResult:
     from distill.chat import parse_template
-    from distill.gemma.folder import ModelFolder, resolve_model
     from factory.engines.gemma import GemmaEngine
     from factory.generate import Plan
     from factory.generate import generate as draw
 
-    spec = context.recipe.generate
-    chosen = training_prompts(context.run)
+    chosen = training_prompts(context.run, spec.max_prompts)
     if not chosen:
         raise UserError(
             "there is no prompt to sample from: every prompt of this run is held out for evaluation"
         )
-    plan = Plan(chosen, generation_of(spec), spec.n, context.recipe.seed)
+    plan = Plan(chosen, generation_of(context.run, spec), spec.n, context.recipe.seed)
     engine = GemmaEngine(
-        ModelFolder.open(resolve_model(spec.model)),
+        model_folder(context.run, spec.model),
         model_name=spec.model,
         template=parse_template(spec.template),
         prompt_length=spec.prompt_length,
@@ -197,24 +253,31 @@ def _generation_line(progress: Progress) -> str:
     return f"generate: {progress.done:,} of {progress.total:,} samples{rate}{eta}"
 
 
-def judge(context: Context) -> StageResult:
-    """Verdicts and signals for every candidate of the generate stage."""
+def judge(name: str | None) -> Callable[[Context], StageResult]:
+    """Verdicts and signals for every candidate of one sampling."""
+
+    def work(context: Context) -> StageResult:
+        return _judge(context, samplings(context.recipe)[name], "judge" if name is None else f"judge:{name}")
+
+    return work
+
+
+def _judge(context: Context, spec: Generate, stage: str) -> StageResult:
     from factory.judge import judge_candidates
 
-    spec = context.recipe.generate
     counts = judge_candidates(
         context.run,
         context.recipe.judge,
-        generation=generation_of(spec),
+        generation=generation_of(context.run, spec),
         n=spec.n,
-        afresh="judge" in context.asked_for,
-        on_progress=lambda done, total: context.reporter.update(f"judge: {done:,} of {total:,} candidates"),
-        on_asked=lambda done, total: context.reporter.update(f"judge: {done:,} of {total:,} replies"),
+        afresh=stage in context.asked_for,
+        on_progress=lambda done, total: context.reporter.update(f"{stage}: {done:,} of {total:,} candidates"),
+        on_asked=lambda done, total: context.reporter.update(f"{stage}: {done:,} of {total:,} replies"),
     )
     if failed := counts.get("requests failed"):
         context.reporter.say(
             f"  {failed:,} requests to the judge failed, and what needs them is unverifiable: see the table "
-            "`judgement_attempts`; --from judge asks them again and keeps every other reply"
+            f"`judgement_attempts`; --from {stage} asks them again and keeps every other reply"
         )
     outputs = [path for table in ("verdicts", "signals", "judgements") for path in context.run.shards(table)]
     return StageResult(outputs, counts)
@@ -232,11 +295,11 @@ def select(name: str) -> Callable[[Context], StageResult]:
         from factory.query import connect, set_policy
         from factory.select import candidate_facts, decide
 
-        spec = context.recipe.generate
         mix = context.recipe.mixes[name]
+        spec = samplings(context.recipe)[mix.of]
         set_policy(context.run, context.recipe.judge.policy)
         with connect(context.run) as connection:
-            facts = candidate_facts(connection, generation_of(spec), spec.n)
+            facts = candidate_facts(connection, generation_of(context.run, spec), spec.n)
             size = _size_of_other(context.run, mix.select)
         decisions = decide(name, mix.select, facts, seed=mix.seed, size=size)
         path = context.run.replace("decisions", f"mix={name}", decisions)
@@ -272,9 +335,10 @@ def train(name: str) -> Callable[[Context], StageResult]:
     """Distillation of one student."""
 
     def work(context: Context) -> StageResult:
-        from factory.train import train_student
+        from factory.train import fine_tune
 
-        return StageResult(*train_student(context.run, name, context.recipe.students[name], context.reporter))
+        spec = context.recipe.students[name]
+        return StageResult(*fine_tune(context.run, f"student:{name}", spec, context.reporter))
 
     return work
 

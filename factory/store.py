@@ -173,6 +173,14 @@ class Run:
         for path in [*self.journals(name), *self.shards(name)]:
             path.unlink()
 
+    def drop(self, name: str, part: str) -> None:
+        """Remove what a writer of one slice has written: rows of a training that begins anew."""
+        _check_slice(part)
+        own = re.compile(re.escape(part) + r"-\d{6,}")
+        for path in [*self.journals(name), *self.shards(name)]:
+            if path.stem == part or own.fullmatch(path.stem):
+                path.unlink()
+
     def replace(self, name: str, part: str, rows: Iterable[Mapping[str, Any]] | pa.Table) -> Path:
         """Write one slice of a table anew, in one step: for what is derived and can be derived again."""
         _check_slice(part)

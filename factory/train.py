@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from factory.console import Reporter, duration
+from factory.recipe import trained_stage
 from factory.store import Run
 
 if TYPE_CHECKING:
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
     from factory.recipe import Student
 
 
-def student_folder(run: Run, name: str) -> Path:
-    return run.folder / "students" / name
+def trained_folder(run: Run, model: str) -> Path:
+    """Folder of the training of a model `student:NAME` or `teacher:NAME` of a run."""
+    kind, _, name = model.partition(":")
+    return run.folder / {"student": "students", "teacher": "teacher"}[kind] / name
 
 
-def train_student(
-    run: Run, name: str, spec: Student, reporter: Reporter
-) -> tuple[list[Path], dict[str, Any]]:
-    """Train one student in `RUN/students/NAME`, from wherever it stopped.
+def fine_tune(run: Run, model: str, spec: Student, reporter: Reporter) -> tuple[list[Path], dict[str, Any]]:
+    """Train a model `student:NAME` or `teacher:NAME` on a mix, from wherever it stopped.
 
     A folder that holds another training (a redone stage with other settings or other data) is moved aside to
     `NAME.old-1`, never deleted.
@@ -30,6 +31,8 @@ def train_student(
     """
     from distill.sft import TrainConfig, another_run, train
 
+    name = model.partition(":")[2]
+    base = str(trained_folder(run, spec.base) / "model") if trained_stage(spec.base) else spec.base
     config = TrainConfig(
         job=name,
         template=spec.template,
@@ -46,18 +49,16 @@ def train_student(
         seed=spec.seed,
     )
     data = run.folder / "mix" / spec.mix
-    out = student_folder(run, name)
-    difference = another_run(config, data, spec.base, out)
+    out = trained_folder(run, model)
+    difference = another_run(config, data, base, out)
     if difference is not None:
-        aside = _free_name(out)
-        out.rename(aside)
-        reporter.say(f"  {out} held another training ({difference}); it is {aside.name} now")
+        move_aside(out, difference, reporter)
     result = train(
         config,
         data,
-        spec.base,
+        base,
         out,
-        on_progress=lambda p: reporter.update(_line(name, p)),
+        on_progress=lambda p: reporter.update(_line(model, p)),
         on_message=lambda text: reporter.say(f"  {text}"),
     )
     files = [result.metrics, *(path for path in result.model.iterdir() if path.is_file())]
@@ -68,16 +69,18 @@ def train_student(
     return files, counts
 
 
-def _free_name(folder: Path) -> Path:
+def move_aside(folder: Path, difference: str, reporter: Reporter) -> None:
+    """Rename a folder that holds another training: nothing that was made is deleted."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
-    return aside
+    folder.rename(aside)
+    reporter.say(f"  {folder} held another training ({difference}); it is {aside.name} now")
 
 
-def _line(name: str, progress: Progress) -> str:
+def _line(model: str, progress: Progress) -> str:
     eta = "" if progress.eta_s is None else f", about {duration(progress.eta_s)} to go"
     return (
-        f"train:{name}: step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.3f}, "
+        f"{trained_stage(model)}: step {progress.step:,} of {progress.steps:,}, loss {progress.loss:.3f}, "
         f"{progress.tokens_per_second:,.0f} tokens/s{eta}"
     )

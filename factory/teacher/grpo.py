@@ -100,10 +100,7 @@ def train_rl(
             (names step and sample); stopped by a signal (exit code 128 + signal).
     """
     tokenizer = Tokenizer.load(base.path)
-    asked = fitting(prompts, spec, tokenizer, on_message)
-    checked = fitting(validation, spec, tokenizer, on_message) if validation else []
-    if spec.validation is not None:
-        checked = checked[: spec.validation.prompts]
+    asked, checked = _questions(spec, prompts, validation, tokenizer, on_message)
     with log.disk_faults(out), log.locked(out):
         manifest = _manifest(job, spec, base, asked, checked)
         previous = log.read_manifest(out)
@@ -119,6 +116,7 @@ def train_rl(
                 )
         else:
             refuse_foreign_folder(out)
+            run.drop("rollouts", job)
             copy_base(base, out)
             log.write_manifest(out, manifest)
         with WorkerPool(workers) as pool:
@@ -128,6 +126,38 @@ def train_rl(
         done = {**manifest, "status": "done", "model": ModelFolder.open(result.model).content_hash}
         log.write_manifest(out, done)
         return result
+
+
+def another_stage(
+    job: str,
+    spec: Rl,
+    base: ModelFolder,
+    prompts: Sequence[PromptRow],
+    out: Path,
+    *,
+    validation: Sequence[PromptRow] = (),
+) -> str | None:
+    """What makes the stage in `out` another one than these arguments ask for; None where nothing does."""
+    previous = log.read_manifest(out)
+    if previous is None:
+        return None
+    questions = _questions(spec, prompts, validation, Tokenizer.load(base.path), lambda _: None)
+    found = differences(previous, _manifest(job, spec, base, *questions))
+    return found[0] if found else None
+
+
+def _questions(
+    spec: Rl,
+    prompts: Sequence[PromptRow],
+    validation: Sequence[PromptRow],
+    tokenizer: Tokenizer,
+    say: Callable[[str], None],
+) -> tuple[list[Question], list[Question]]:
+    """What is learnt from, and what is only asked."""
+    asked = fitting(prompts, spec, tokenizer, say)
+    if spec.validation is None or not validation:
+        return asked, []
+    return asked, fitting(validation, spec, tokenizer, say)[: spec.validation.prompts]
 
 
 def fitting(

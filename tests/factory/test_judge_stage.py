@@ -64,7 +64,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
             {
                 "candidate_id": f"{row['prompt_id']}-{index}",
                 "prompt_id": row["prompt_id"],
-                "generation_id": generation_of(spec),
+                "generation_id": generation_of(context.run, spec),
                 "sample_index": index,
                 "completion": f"<think>\nSo.\n</think>\n{text}",
                 "template": "gemma:r1",
@@ -80,7 +80,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedJudge:
         return StageResult(context.run.shards("candidates"), {"candidates": len(found)})
 
     monkeypatch.setattr(judge_module, "language_judge", judged_by)
-    monkeypatch.setattr("factory.stages.generate", generate)
+    monkeypatch.setattr("factory.stages.generate", lambda _: generate)
     return scripted
 
 

@@ -29,9 +29,13 @@ def done(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return count
 
-    for kind in ("prompts", "generate", "judge", "evaluate", "report"):
+    for kind in ("prompts", "evaluate", "report"):
         monkeypatch.setattr(stages, kind, work(kind))
-    for kind in ("select", "mix", "train"):
+    for kind in ("generate", "judge"):
+        monkeypatch.setattr(
+            stages, kind, lambda name, kind=kind: work(kind if name is None else f"{kind}-{name}")
+        )
+    for kind in ("select", "mix", "train", "teach_rl", "teach_sft"):
         monkeypatch.setattr(stages, kind, lambda name, kind=kind: work(f"{kind}-{name}"))
     monkeypatch.setattr(pipeline, "check_source", lambda source: None)
     monkeypatch.setattr(stages, "prompt_files", lambda recipe: {})
@@ -110,7 +114,7 @@ def test_a_stage_that_dies_is_not_done(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "judge", die)
+        patch.setattr(stages, "judge", lambda _: die)
         with pytest.raises(KeyboardInterrupt):
             walk(tmp_path / "run", recipe())
     assert Run.open(tmp_path / "run").manifest("judge") is None
@@ -140,3 +144,97 @@ def test_fingerprints_follow_the_settings_and_what_comes_before(done: Counter[st
 def test_the_difference_names_every_key() -> None:
     old, new = {"a": {"b": 1, "c": [1]}, "d": 2}, {"a": {"b": 3, "c": [1]}, "e": 2}
     assert pipeline._difference(old, new) == "a.b: 1 -> 3, d: 2 -> None, e: None -> 2"
+
+
+# ------------------------------------------------------------------------------------------- a teacher
+
+
+def taught(**teacher: object) -> Recipe:
+    """R1's road: RL alone, a cold start from its samples, RL, rejection sampling, SFT."""
+    stages_of_r1: dict[str, object] = {
+        "zero": {"kind": "rl", "base": "m", "steps": 1},
+        "reasoning_rl": {"kind": "rl", "base": "teacher:cold_start", "steps": 1},
+        "cold_start": {"kind": "sft", "base": "m", "mix": "cold", "max_steps": 1},
+        "sft": {"kind": "sft", "base": "m", "mix": "curated", "max_steps": 1},
+    }
+    return validate_recipe(
+        {
+            "name": "r1",
+            "prompts": {"sources": [{"kind": "files", "path": "q.jsonl"}]},
+            "teacher": {**stages_of_r1, **teacher},
+            "samplings": {"zero": {"model": "teacher:zero", "max_prompts": 3}},
+            "generate": {"model": "teacher:reasoning_rl"},
+            "mixes": {"cold": {"of": "zero"}, "curated": {}},
+            "students": {"s": {"mix": "curated", "base": "m", "max_steps": 1}},
+            "evaluation": {
+                "models": [{"name": "s", "model": "student:s"}, {"name": "r1", "model": "teacher:sft"}]
+            },
+        },
+        "test",
+    )
+
+
+def test_the_road_of_r1(done: Counter[str], tmp_path: Path) -> None:
+    names = [stage.name for stage in plan(taught())]
+    assert names == [
+        "prompts", "teach:zero", "generate:zero", "judge:zero", "select:cold", "mix:cold", "teach:cold_start",
+        "teach:reasoning_rl", "generate", "judge", "select:curated", "mix:curated", "teach:sft", "train:s", "eval",
+        "report",
+    ]  # fmt: skip
+    walk(tmp_path / "run", taught())
+    assert done["teach_rl-zero"] == done["generate-zero"] == done["teach_sft-cold_start"] == 1
+
+
+def test_a_goal_takes_along_what_it_builds_on_and_nothing_else(done: Counter[str], tmp_path: Path) -> None:
+    walk(tmp_path / "run", taught(), goal="teach:cold_start")
+    assert set(done) == {
+        "prompts", "teach_rl-zero", "generate-zero", "judge-zero", "select-cold", "mix-cold", "teach_sft-cold_start",
+    }  # fmt: skip
+    walk(tmp_path / "run", taught(), goal="teach:sft")
+    assert done["teach_rl-zero"] == 1 and done["teach_sft-sft"] == 1 and not done["train-s"]
+
+
+def test_another_zero_undoes_what_was_made_from_it(done: Counter[str], tmp_path: Path) -> None:
+    walk(tmp_path / "run", taught())
+    other = taught(zero={"kind": "rl", "base": "m", "steps": 2})
+    with pytest.raises(UserError, match=r"stage teach:zero .* \(steps: 1 -> 2\)"):
+        walk(tmp_path / "run", other)
+    walk(tmp_path / "run", other, start="teach:zero")
+    assert done["prompts"] == 1 and done["generate"] == 2 and done["train-s"] == 2
+
+
+def test_stages_that_wait_for_each_other(done: Counter[str]) -> None:
+    circle = taught(zero={"kind": "rl", "base": "teacher:reasoning_rl", "steps": 1})
+    with pytest.raises(UserError, match="wait for each other: teach:zero"):
+        plan(circle)
+    with pytest.raises(ValueError, match="trained from itself"):
+        taught(zero={"kind": "rl", "base": "teacher:zero", "steps": 1}).origin("teacher:zero")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        (
+            {"zero": {"kind": "rl", "base": "teacher:none", "steps": 1}},
+            "names the teacher 'none'; there is cold_start",
+        ),
+        ({"sft": {"kind": "sft", "base": "m", "mix": "no", "max_steps": 1}}, "teacher.sft.mix names 'no'"),
+        (
+            {"zero": {"kind": "rl", "base": "m", "stepz": 1}},
+            "unknown key 'teacher.zero.stepz'; did you mean 'steps'",
+        ),
+        ({"zero": {"kind": "ppo", "base": "m", "steps": 1}}, "'sft', 'rl'"),
+    ],
+)
+def test_a_teacher_that_cannot_be(teacher: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        taught(**teacher)
+
+
+def test_names_of_the_teachers_stages() -> None:
+    from factory.recipe import teacher_stage
+
+    assert teacher_stage(taught(), "zero") == "zero"
+    assert teacher_stage(taught(), "r1") == "sft"
+    with pytest.raises(UserError, match="no stage 'align'; it has cold_start, reasoning_rl, sft, zero"):
+        teacher_stage(taught(), "align")

@@ -1,0 +1,78 @@
+"""The teacher's stages of reinforcement learning, as stages of a run. Importing it loads no JAX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from factory.console import Reporter, duration
+from factory.recipe import Recipe, RlStage
+from factory.store import Run
+from filters.errors import UserError
+
+if TYPE_CHECKING:
+    from factory.teacher.grpo import RlProgress
+
+
+def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[list[Path], dict[str, Any]]:
+    """Train one stage of the teacher by GRPO in `RUN/teacher/NAME`, from wherever it stopped.
+
+    A folder that holds another training is moved aside to `NAME.old-1`; its rollouts go when this one begins, for
+    they say nothing about it.
+
+    Returns:
+        the files that the stage answers for, and its counts.
+
+    Raises:
+        UserError: there is no prompt to learn from, and what `factory.teacher.grpo.train_rl` raises.
+    """
+    from factory.stages import model_folder, training_prompts
+    from factory.teacher.grpo import another_stage, train_rl
+    from factory.teacher.settings import Rl
+    from factory.train import move_aside, trained_folder
+
+    stage = recipe.teacher[name]
+    assert isinstance(stage, RlStage)
+    spec = Rl.model_validate(
+        {key: getattr(stage, key) for key in Rl.model_fields} | {"seed": stage.seed + recipe.seed}
+    )
+    prompts = _of_domains(training_prompts(run, stage.max_prompts), stage)
+    if not prompts:
+        raise UserError(f"teacher.{name}: this run has no training prompt for it")
+    held = run.read("prompts").to_pylist()
+    validation = _of_domains([row for row in held if row["split"] == "validation"], stage)
+    validation.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
+    if spec.validation is not None and not validation:
+        raise UserError(
+            f"teacher.{name}.validation: this run has no question of the validation split; give the source a quota"
+        )
+    base, out = model_folder(run, stage.base), trained_folder(run, f"teacher:{name}")
+    arguments = (name, spec, base, prompts, out)
+    difference = another_stage(*arguments, validation=validation)
+    if difference is not None:
+        move_aside(out, difference, reporter)
+    result = train_rl(
+        *arguments,
+        run,
+        validation=validation,
+        workers=recipe.judge.workers,
+        on_progress=lambda p: reporter.update(_line(p)),
+        on_message=lambda text: reporter.say(f"  {text}"),
+    )
+    files = [result.metrics, *(path for path in result.model.iterdir() if path.is_file())]
+    shown = ("accuracy", "eval/accuracy", "eval/format", "eval/language_consistency", "eval/tokens/response")
+    counts = {name: round(result.last[name], 4) for name in shown if name in result.last}
+    return files, {"steps": result.steps, **counts}
+
+
+def _of_domains(rows: list[dict[str, Any]], stage: RlStage) -> list[dict[str, Any]]:
+    return [row for row in rows if stage.domains is None or row["domain"] in stage.domains]
+
+
+def _line(progress: RlProgress) -> str:
+    accuracy = "" if progress.accuracy is None else f", {100 * progress.accuracy:.0f} % correct"
+    left = progress.seconds * (progress.steps - progress.step)
+    return (
+        f"teach:{progress.job}: step {progress.step:,} of {progress.steps:,}, reward {progress.reward:.3f}{accuracy}, "
+        f"{progress.tokens:.0f} tokens an answer, about {duration(left)} to go"
+    )
