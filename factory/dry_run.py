@@ -87,6 +87,9 @@ def _forecast(recipe: Recipe, stage: Stage, counts: Mapping[str, int | None]) ->
     match stage.kind:
         case "prompts":
             return (_number(counts["prompts"], "prompts"), "")
+        case "reward":
+            scorer = recipe.scorers[own]
+            return (f"{getattr(scorer, 'epochs', 0):g} epochs over pairs of its sampling", "")
         case "teach":
             return _teaching_forecast(recipe, recipe.teacher[own])
         case "generate":

@@ -35,7 +35,8 @@ from filters.verdict import Fault, Outcome, Verdict
 from filters.workers import GradeTask, WorkerPool
 
 if TYPE_CHECKING:
-    from factory.recipe import Evaluation, JudgeEngine
+    from factory.parts import JudgeEngine
+    from factory.recipe import Evaluation
     from factory.suites import Suite
 
 BATCH = 512

@@ -31,7 +31,7 @@ from filters.verdict import Outcome, Verdict
 from filters.verifiers import judge as judging
 
 if TYPE_CHECKING:
-    from factory.recipe import JudgeEngine
+    from factory.parts import JudgeEngine
 
 log = logging.getLogger(__name__)
 

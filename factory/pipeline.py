@@ -21,6 +21,7 @@ from factory.records import content_id
 from factory.sources import check_source
 from factory.stages import Context, StageResult
 from factory.store import Run, stage_manifest
+from factory.teacher.scorer_settings import RewardModelSpec
 from filters.errors import UserError
 
 
@@ -58,6 +59,7 @@ def plan(recipe: Recipe) -> list[Stage]:
         Stage("prompts", _config(recipe.prompts) | stages.prompt_files(recipe), (), stages.prompts),
         *_teacher_stages(recipe),
         *_sampling_stages(recipe),
+        *_reward_stages(recipe),
         *_mix_stages(recipe),
         *_student_stages(recipe),
     ]
@@ -70,12 +72,25 @@ def plan(recipe: Recipe) -> list[Stage]:
 def _teacher_stages(recipe: Recipe) -> Iterator[Stage]:
     for name, spec in recipe.teacher.items():
         config = _config(spec) | {"base_hash": stages.model_hash(spec.base)}
+        upstream: tuple[str, ...]
         if isinstance(spec, SftStage):
             upstream, work = (f"mix:{spec.mix}",), stages.teach_sft(name)
         else:
             config |= {"graders": stages.grader_versions()["graders"]}
-            upstream, work = ("prompts",), stages.teach_rl(name)
+            # What is asked belongs to the stage; a reward model is a stage of its own.
+            asked = {scorer: recipe.scorers[scorer] for scorer in spec.rewards.scorers()}
+            models = [n for n, scorer in asked.items() if isinstance(scorer, RewardModelSpec)]
+            config |= {"scorers": {n: _config(s) for n, s in asked.items() if n not in models}}
+            upstream, work = ("prompts", *(f"reward:{n}" for n in models)), stages.teach_rl(name)
         yield Stage(f"teach:{name}", config, (*upstream, *_trained(spec.base)), work)
+
+
+def _reward_stages(recipe: Recipe) -> Iterator[Stage]:
+    for name, spec in recipe.scorers.items():
+        if isinstance(spec, RewardModelSpec):
+            config = _config(spec) | {"base_hash": stages.model_hash(spec.base)} | stages.pairs_file(spec)
+            upstream = (stage_name("generate", spec.of), *_trained(spec.base))
+            yield Stage(f"reward:{name}", config, upstream, stages.reward_model(name))
 
 
 def _sampling_stages(recipe: Recipe) -> Iterator[Stage]:

@@ -15,7 +15,7 @@ from filters.verifiers import KINDS
 from filters.verifiers import judge as judging
 
 if TYPE_CHECKING:
-    from factory.recipe import Sampling
+    from factory.parts import Sampling
     from factory.suite_judge import SuiteJudge
 
 

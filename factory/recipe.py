@@ -17,21 +17,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from factory.catalogue_path import catalogue_dir
-from factory.parts import Name, Part, Share, check_template
+from factory.parts import JudgeEngine, Name, Part, Sampling, Share, check_template
 from factory.sources import SourceSpec
+from factory.teacher.scorer_settings import RewardModelSpec, ScorerSpec
 from factory.teacher.settings import Rl
 from filters.errors import UserError
 from filters.language import LANGUAGES
 from filters.tags import TAG_STYLES
-
-
-class Sampling(Part):
-    """How tokens are drawn. `temperature: 0` is greedy; `top_p: 1` and `top_k: 0` switch those off."""
-
-    temperature: float = Field(1.0, ge=0.0, le=5.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    top_k: int = Field(0, ge=0)
-    max_new_tokens: int = Field(160, ge=1, le=131_072)
 
 
 class Splits(Part):
@@ -68,26 +60,6 @@ class Generate(Part):
     batch_size: int = Field(64, ge=1, le=8192)
     prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
     max_prompts: int | None = Field(None, ge=1, description="of the training prompts, by their hashes")
-
-    _template = field_validator("template")(check_template)
-
-
-class JudgeSampling(Sampling):
-    """How a judge's replies are drawn: greedily, and long enough to consider."""
-
-    temperature: float = Field(0.0, ge=0.0, le=5.0)
-    max_new_tokens: int = Field(512, ge=1, le=131_072)
-
-
-class JudgeEngine(Part):
-    """A language model that judges. Its replies are stored and paid once (`factory.judgements`)."""
-
-    engine: Literal["gemma"] = "gemma"
-    model: str
-    template: str = "gemma:r1"
-    sampling: JudgeSampling = JudgeSampling()
-    batch_size: int = Field(16, ge=1, le=8192)
-    prompt_length: int = Field(2048, ge=8, le=131_072, description="longer requests are left unanswered")
 
     _template = field_validator("template")(check_template)
 
@@ -302,6 +274,7 @@ class Recipe(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     prompts: Prompts
     teacher: dict[Name, TeacherStage] = Field(default_factory=dict)
+    scorers: dict[Name, ScorerSpec] = Field(default_factory=dict, description="what rewards may ask")
     samplings: dict[Name, Generate] = Field(default_factory=dict, description="beside `generate`, for mixes")
     generate: Generate
     judge: Judge = Judge()
@@ -324,6 +297,21 @@ class Recipe(Part):
         for name, mix in self.mixes.items():
             if mix.of is not None and mix.of not in self.samplings:
                 raise ValueError(f"mixes.{name}.of names {mix.of!r}; samplings are {_list(self.samplings)}")
+        for name, scorer in self.scorers.items():
+            if (
+                isinstance(scorer, RewardModelSpec)
+                and scorer.of is not None
+                and scorer.of not in self.samplings
+            ):
+                raise ValueError(
+                    f"scorers.{name}.of names {scorer.of!r}; samplings are {_list(self.samplings)}"
+                )
+        for name, stage in self.teacher.items():
+            for asked in stage.rewards.scorers() if isinstance(stage, RlStage) else ():
+                if asked not in self.scorers:
+                    raise ValueError(
+                        f"teacher.{name}.rewards names the scorer {asked!r}; there is {_list(self.scorers)}"
+                    )
         for where, trained in self.trained():
             if isinstance(trained, Student) and trained.mix not in self.mixes:
                 raise ValueError(f"{where}.mix names {trained.mix!r}; there is {_list(self.mixes)}")
@@ -344,6 +332,9 @@ class Recipe(Part):
         """Every model that the recipe names, with its place in the recipe."""
         yield "generate.model", self.generate.model
         yield from ((f"samplings.{name}.model", spec.model) for name, spec in self.samplings.items())
+        for name, scorer in self.scorers.items():
+            if isinstance(scorer, RewardModelSpec):
+                yield f"scorers.{name}.base", scorer.base
         yield from ((f"{where}.base", trained.base) for where, trained in self.trained())
         for model in self.evaluation.models if self.evaluation else ():
             yield f"evaluation.models.{model.name}", model.model
@@ -487,7 +478,9 @@ def _message(detail: Any, origin: str, node: yaml.Node | None) -> str:
     return f"{place}: {key}: {message[0].lower()}{message[1:]}{shown}"
 
 
-_TAGS = frozenset({"reasoning_gym", "files", "hub", "generated", "file", "sft", "rl"})
+_TAGS = frozenset(
+    "reasoning_gym files hub generated file sft rl reward_model rubric pattern tiny llm_judge".split()
+)
 
 
 def _is_tag(part: Any) -> bool:

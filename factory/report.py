@@ -37,7 +37,10 @@ from factory.report_charts import (
     percent,
 )
 from factory.report_evaluation import evaluation, headline
+from factory.report_teacher import MAX_JOBS, reinforcement, rl_jobs
+from factory.report_text import clip
 from factory.store import Run
+from factory.trained_models import chain, model_names
 from filters.errors import UserError
 from filters.verdict import Reason
 
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
 SAMPLES_SHOWN = 20
 SAMPLE_BYTES = 1_200_000
 """What the texts of all samples together may take, escaped: the page stays below 2 MB."""
+SAMPLE_BYTES_BESIDE_LEARNING = 700_000
+"""The same where the page also holds charts and samples of learning by reinforcement."""
 LONG_REASONING = 700
 """Characters above which reasoning is folded away."""
 MAX_CHARTED_JOBS = 12
@@ -146,21 +151,18 @@ def _asset(environment: Any, name: str) -> Markup:
     return Markup(environment.loader.get_source(environment, name)[0])
 
 
-def _model_names(run: Run) -> dict[str, str]:
-    """Content hash of the teacher -> its name in the recipe, where the generate stage is done."""
-    config = (run.manifest("generate") or {}).get("config", {})
-    return {config["model_hash"]: config["model"]} if {"model_hash", "model"} <= config.keys() else {}
-
-
 def report_context(run: Run, connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     """Everything the template shows."""
     data.prepare(connection)
     recipe = _recipe(run)
     stages = _stages(run)
     totals = data.totals(connection)
-    mixes = _mixes(connection, recipe, stages)
+    jobs = rl_jobs(connection, recipe)
+    mixes = _mixes(connection, recipe, stages, SAMPLE_BYTES_BESIDE_LEARNING if jobs else SAMPLE_BYTES)
     colours = _colours(connection, recipe)
     suites = evaluation(connection, recipe, colours)
+    names = model_names(run)
+    learning = _learning(run, connection, recipe, jobs)
     return {
         "recipe": recipe,
         "name": recipe.get("name") or run.folder.name,
@@ -170,8 +172,10 @@ def report_context(run: Run, connection: duckdb.DuckDBPyConnection) -> dict[str,
         "seconds": sum(stage["seconds"] for stage in stages),
         "totals": totals,
         "teachers": data.teachers(connection),
-        "model_names": _model_names(run),
-        "headline": headline(suites, totals, recipe),
+        "model_names": names,
+        "origins": {key: road[-1] for key, name in names.items() if len(road := chain(recipe, name)) > 1},
+        "headline": headline(suites, totals, recipe, _learnt(learning)),
+        "learning": learning,
         "suites": suites,
         "funnel": _funnel(totals),
         "mixes": mixes,
@@ -179,11 +183,29 @@ def report_context(run: Run, connection: duckdb.DuckDBPyConnection) -> dict[str,
         "lengths": _lengths(connection),
         "outcomes": data.outcomes(connection),
         "languages": _languages(connection),
-        "training": _training(connection, colours),
+        "training": _training(connection, colours, jobs),
         "versions": _versions(),
         "queries": _queries(run, connection),
         "long_reasoning": LONG_REASONING,
     }
+
+
+def _learning(
+    run: Run, connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any], jobs: Sequence[str]
+) -> dict[str, Any] | None:
+    """Stages of the teacher that learnt by reinforcement, where there are any."""
+    if not jobs:
+        return None
+    stages = reinforcement(run, connection, recipe, jobs)
+    return {"stages": stages, "more": len(jobs[MAX_JOBS:]), "more_names": jobs[MAX_JOBS:]}
+
+
+def _learnt(learning: Mapping[str, Any] | None) -> str:
+    """What the last stage of the teacher came to, for a run that has nothing else to say."""
+    if learning is None:
+        return ""
+    last = learning["stages"][-1]
+    return f"Learning by reinforcement, stage {last['job']}. {last['sentence']}"
 
 
 def _colours(connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any]) -> dict[str, int]:
@@ -268,7 +290,10 @@ def _funnel(totals: Mapping[str, Any]) -> Markup | None:
 
 
 def _mixes(
-    connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]
+    connection: duckdb.DuckDBPyConnection,
+    recipe: Mapping[str, Any],
+    stages: Sequence[Mapping[str, Any]],
+    sample_bytes: int,
 ) -> list[dict[str, Any]]:
     """One entry a mix, in the recipe's order: funnel, reasons, samples."""
     found = data.mixes(connection)
@@ -276,7 +301,7 @@ def _mixes(
     decided = {stage["stage"]: stage["config"] for stage in stages}
     found.sort(key=lambda row: (order.index(row["mix"]) if row["mix"] in order else len(order), row["mix"]))
     reasons = data.reasons(connection)
-    budget = SAMPLE_BYTES // (2 * SAMPLES_SHOWN * max(len(found), 1))
+    budget = sample_bytes // (2 * SAMPLES_SHOWN * max(len(found), 1))
     for row in found:
         name = row["mix"]
         row["chart"] = _mix_funnel(row)
@@ -291,7 +316,8 @@ def _mixes(
             _cards(connection, name, data.rejected_ids(connection, name, SAMPLES_SHOWN), budget)
         )
         done = decided.get(f"select:{name}") or (recipe.get("mixes") or {}).get(name) or {}
-        row["select"] = _settings(done.get("select") or {})
+        of = ((recipe.get("mixes") or {}).get(name) or {}).get("of")
+        row["select"] = [*([("of", of)] if of else []), *_settings(done.get("select") or {})]
     return found
 
 
@@ -354,21 +380,6 @@ def _cards(
         }
 
 
-def clip(text: str, limit: int) -> str:
-    """Text that takes at most about `limit` bytes in the page; what is left out stands as a number.
-
-    Two thirds of what is kept are the beginning, one third the end: how a text ends matters.
-    """
-    from markupsafe import escape
-
-    size = len(str(escape(text)).encode())
-    if size <= limit:
-        return text
-    kept = max(len(text) * limit // size, 3)
-    head, tail = kept - kept // 3, kept // 3
-    return f"{text[:head]}\n[… {len(text) - head - tail:,} characters left out …]\n{text[len(text) - tail :]}"
-
-
 # --------------------------------------------------------------------------------------- distributions
 
 
@@ -394,6 +405,7 @@ def _rates(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     return {
         "chart": chart,
         "all": data.teacher_rate(connection),
+        "ways": data.ways(connection),
         "domains": domains[: data.MAX_DOMAINS],
         "more": max(0, len(domains) - data.MAX_DOMAINS),
     }
@@ -441,9 +453,14 @@ def _languages(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
 # -------------------------------------------------------------------------------------------- training
 
 
-def _training(connection: duckdb.DuckDBPyConnection, colours: Mapping[str, int]) -> dict[str, Any] | None:
-    """Curves of losses and learning rates, every job in one chart; last values of all other metrics."""
-    summary = data.metric_summary(connection)
+def _training(
+    connection: duckdb.DuckDBPyConnection, colours: Mapping[str, int], elsewhere: Sequence[str]
+) -> dict[str, Any] | None:
+    """Curves of losses and learning rates, every job in one chart; last values of all other metrics.
+
+    Jobs that stand `elsewhere` in the page, with more about them, are left out.
+    """
+    summary = [row for row in data.metric_summary(connection) if row["job"] not in elsewhere]
     if not summary:
         return None
     curves: dict[str, list[Series]] = {}

@@ -7,7 +7,7 @@ a `<title>`, which browsers show as a tooltip and screen readers read out. All t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -236,6 +236,187 @@ def lines(
         )
     entries = [(f"f{line.colour % SERIES_COLOURS}", _short(line.name, 24)) for line in series]
     return _svg(width, height, label, [*parts, legend(entries, 60, 14)])
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A named curve over steps; with `dots` every value is marked, for values that are few."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point that leads to something in the page: `step` is what it stands for, `href` where that is."""
+
+    x: float
+    y: float
+    step: int
+    href: str
+    title: str
+
+
+def curves(
+    data: Sequence[Curve],
+    *,
+    label: str,
+    shares: bool = False,
+    level: tuple[str, float] | None = None,
+    marks: Sequence[Mark] = (),
+    width: float = 336,
+) -> Markup:
+    """Curves over steps for a narrow column.
+
+    Args:
+        shares: the values are shares, shown in per cent.
+        level: name and height of a dashed line across.
+    """
+    shown = [curve for curve in data if curve.points]
+    entries = [(f"f{c.colour % SERIES_COLOURS}", _short(c.name, 24)) for c in shown]
+    if level is not None:
+        entries.append(("fx", f"{level[0]} {percent(level[1]) if shares else number(level[1])}"))
+    head, parts = _legend_rows(entries, 4, width)
+    xs = [x for curve in shown for x, _ in curve.points] or [0.0]
+    ys = [y for curve in shown for _, y in curve.points] + ([] if level is None else [level[1]])
+    low, high = _range(ys or [0.0], shares)
+    frame = _Frame(52, head + 8, width - 64, 150, min(xs), max(xs), low, high)
+    parts += frame.grid_y(ticks(low, high, 4), "", "percent" if shares else "")
+    parts += frame.axis_x(_whole(ticks(min(xs), max(xs), 5)), "step")
+    if level is not None:
+        y = frame.y(level[1])
+        parts.append(
+            f'<line x1="{_at(frame.x0)}" y1="{_at(y)}" x2="{_at(frame.x0 + frame.width)}" y2="{_at(y)}" '
+            f'class="sx dashed">{_title(f"{level[0]}: {number(level[1])}")}</line>'
+        )
+    for curve in shown:
+        parts += _curve(frame, curve, shares)
+    parts += [_mark(frame, mark) for mark in marks]
+    return _svg(width, frame.y0 + frame.height + 40, label, parts)
+
+
+def _curve(frame: _Frame, curve: Curve, shares: bool) -> list[str]:
+    show = percent if shares else number
+    colour = curve.colour % SERIES_COLOURS
+    css = (
+        f"s{colour}" + (" dashed" if curve.colour >= SERIES_COLOURS else "") + ("" if curve.dots else " thin")
+    )
+    path = " ".join(f"{_at(frame.x(x))},{_at(frame.y(y))}" for x, y in curve.points)
+    last_x, last_y = curve.points[-1]
+    title = _title(f"{curve.name}: {show(last_y)} at step {number(last_x)}")
+    parts = [f'<polyline points="{path}" class="{css}">{title}</polyline>']
+    for x, y in curve.points if curve.dots else curve.points[-1:]:
+        title = _title(f"{curve.name}: {show(y)} at step {number(x)}")
+        parts.append(
+            f'<circle cx="{_at(frame.x(x))}" cy="{_at(frame.y(y))}" r="3" class="f{colour}">{title}</circle>'
+        )
+    return parts
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a training: means of two measures over its steps."""
+
+    first: int
+    last: int
+    x: float
+    y: float
+
+
+def trail(
+    data: Sequence[Stretch],
+    checks: Sequence[Stretch] = (),
+    *,
+    label: str,
+    x_label: str,
+    shares: bool = False,
+    marks: Sequence[Mark] = (),
+    width: float = 336,
+) -> Markup:
+    """One measure against accuracy, from the first steps (light) to the last (dark), joined in their order.
+
+    Args:
+        checks: the same of the validation questions.
+        shares: the measure is a share, shown in per cent.
+    """
+    everything = [*data, *checks]
+    entries = [("f0", "training, light to dark")] if data else []
+    head, parts = _legend_rows(entries + ([("f1", "validation")] if checks else []), 4, width)
+    xs = [p.x for p in everything] + [mark.x for mark in marks] or [0.0]
+    ys = [p.y for p in everything] + [mark.y for mark in marks] or [0.0]
+    left, right = _range(xs, shares)
+    low, high = _range(ys, True)
+    frame = _Frame(52, head + 8, width - 64, 190, left, right, low, high)
+    parts += frame.grid_y(ticks(low, high, 4), "", "percent")
+    parts += frame.axis_x([], x_label)
+    for value in ticks(left, right, 4):
+        shown = percent(value) if shares else number(value)
+        parts.append(_text(frame.x(value), frame.y0 + frame.height + 16, shown, "tick", "middle"))
+    for points, name, colour in ((data, "training", 0), (checks, "validation", 1)):
+        parts += _trail(frame, points, name, colour, x_label, percent if shares else number)
+    parts += [_mark(frame, mark) for mark in marks]
+    return _svg(width, frame.y0 + frame.height + 40, label, parts)
+
+
+def _trail(
+    frame: _Frame,
+    points: Sequence[Stretch],
+    name: str,
+    colour: int,
+    x_label: str,
+    show: Callable[[float], str],
+) -> list[str]:
+    if not points:
+        return []
+    path = " ".join(f"{_at(frame.x(p.x))},{_at(frame.y(p.y))}" for p in points)
+    parts = [f'<polyline points="{path}" class="s{colour} faint"/>']
+    for index, p in enumerate(points):
+        opacity = 0.25 + 0.75 * (index + 1) / len(points)
+        steps = f"step {p.first:,}" if p.first == p.last else f"steps {p.first:,} to {p.last:,}"
+        title = _title(f"{name}, {steps}: accuracy {percent(p.y)}, {x_label} {show(p.x)}")
+        parts.append(
+            f'<circle cx="{_at(frame.x(p.x))}" cy="{_at(frame.y(p.y))}" r="{4.5 if colour else 3.5}" '
+            f'fill-opacity="{opacity:.2f}" class="f{colour}">{title}</circle>'
+        )
+    return parts
+
+
+def _mark(frame: _Frame, mark: Mark) -> str:
+    # Not in the order of the Tab key: a menu offers the same steps once.
+    at = f'cx="{_at(frame.x(mark.x))}" cy="{_at(frame.y(mark.y))}"'
+    return (
+        f'<a href="#{escape(mark.href)}" class="mark" tabindex="-1" data-step="{mark.step}">{_title(mark.title)}'
+        f'<circle {at} r="9" class="hit"/><circle {at} r="4" class="dot"/></a>'
+    )
+
+
+def _range(values: Sequence[float], shares: bool) -> tuple[float, float]:
+    """What an axis shows: a little more than the values, from zero where that is near; shares end at 1."""
+    low, high = min(values), max(values)
+    pad = (high - low) * 0.06 or abs(high) * 0.05 or 0.5
+    top = min(high + pad, max(1.0, high)) if shares else high + pad
+    return (0.0 if 0 <= low < pad * 8 else low - pad), top
+
+
+def _whole(values: Sequence[float]) -> list[float]:
+    """Steps are counted: there is none between two."""
+    return [value for value in values if float(value).is_integer()]
+
+
+def _legend_rows(entries: Sequence[tuple[str, str]], x: float, width: float) -> tuple[float, list[str]]:
+    """A legend that goes on below where a row is full: its height and its parts."""
+    rows: list[list[tuple[str, str]]] = [[]]
+    taken = x
+    for entry in entries:
+        need = 33 + 6.6 * len(entry[1])
+        if rows[-1] and taken + need - 18 > width:
+            rows.append([])
+            taken = x
+        rows[-1].append(entry)
+        taken += need
+    return 17.0 * len(rows), [legend(row, x, 12 + 17 * index) for index, row in enumerate(rows)]
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,21 @@ def teacher_rate(connection: duckdb.DuckDBPyConnection) -> dict[str, Any]:
     return one(connection, f"select {_DOMAIN_COLUMNS} from rates")
 
 
+def ways(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
+    """The same columns, one row a way of sampling: which teacher, under which template."""
+    return rows(
+        connection,
+        f"""
+        with named as (
+            select generation_id, any_value(model) as model, any_value(template) as template
+            from candidates group by generation_id
+        )
+        select generation_id, any_value(model) as model, any_value(template) as template, {_DOMAIN_COLUMNS}
+        from rates join named using (generation_id) group by generation_id order by prompts desc, generation_id
+        """,
+    )
+
+
 @dataclass(frozen=True)
 class Lengths:
     """Completion lengths in tokens: bins for correct and other candidates, and quantiles by group."""
@@ -325,8 +340,10 @@ def metric_summary(connection: duckdb.DuckDBPyConnection) -> list[dict[str, Any]
     )
 
 
-def curve(connection: duckdb.DuckDBPyConnection, name: str, job: str) -> list[tuple[float, float]]:
-    """(step, value) of a metric: the means of at most `MAX_CURVE_POINTS` runs of steps, finite values only."""
+def curve(
+    connection: duckdb.DuckDBPyConnection, name: str, job: str, points: int = MAX_CURVE_POINTS
+) -> list[tuple[float, float]]:
+    """(step, value) of a metric: the means of at most `points` runs of steps, finite values only."""
     found = rows(
         connection,
         """
@@ -336,7 +353,7 @@ def curve(connection: duckdb.DuckDBPyConnection, name: str, job: str) -> list[tu
         )
         select avg(step) as step, avg(value) as value from points group by part order by part
         """,
-        [MAX_CURVE_POINTS, name, job],
+        [points, name, job],
     )
     return [(row["step"], row["value"]) for row in found]
 

@@ -15,9 +15,16 @@ if TYPE_CHECKING:
 
 
 def headline(
-    suites: Sequence[Mapping[str, Any]], totals: Mapping[str, Any], recipe: Mapping[str, Any]
+    suites: Sequence[Mapping[str, Any]],
+    totals: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    learnt: str = "",
 ) -> str:
-    """The one sentence that matters, computed from the evaluation, or from what there is. Names are escaped."""
+    """The one sentence that matters, computed from the evaluation, or from what there is. Names are escaped.
+
+    Args:
+        learnt: what a run says that has trained a teacher and no more.
+    """
     if suites and suites[0]["first"]:
         return _evaluation_sentence(suites[0]["first"], recipe)
     if totals["graded"]:
@@ -27,7 +34,7 @@ def headline(
         )
     if totals["candidates"]:
         return f"{number(totals['candidates'])} samples are drawn. None of them has been judged yet."
-    return "This run holds no samples yet."
+    return learnt or "This run holds no samples yet."
 
 
 def _evaluation_sentence(ranked: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Markup:
@@ -47,7 +54,7 @@ def _evaluation_sentence(ranked: Sequence[Mapping[str, Any]], recipe: Mapping[st
 
 
 def _who(label: str, recipe: Mapping[str, Any], position: int) -> Markup:
-    """ "the student trained on the mix NAME" where the recipe says so, else the model's name."""
+    """ "the student trained on the mix NAME" or the teacher's stage where the recipe says so, else the model's name."""
     models = (recipe.get("evaluation") or {}).get("models") or []
     model = next((str(entry["model"]) for entry in models if entry.get("name") == label), "")
     kind, _, student = model.partition(":")
@@ -56,6 +63,8 @@ def _who(label: str, recipe: Mapping[str, Any], position: int) -> Markup:
     if kind == "student" and mix:
         noun = "one" if position else "student"
         return Markup("{} {} trained on the mix <em>{}</em>").format(article, noun, mix)
+    if kind == "teacher" and student in (recipe.get("teacher") or {}):
+        return Markup("{} teacher after its stage <em>{}</em>").format(article, student)
     return Markup("{} model <em>{}</em>").format(article, label)
 
 

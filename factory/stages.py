@@ -13,12 +13,14 @@ from factory.files import sha256_of
 from factory.recipe import SftStage, trained_stage
 from factory.records import generation_id
 from factory.store import Run
+from factory.teacher.scorer_settings import FilePairs, RewardModelSpec
 from filters.errors import UserError
 
 if TYPE_CHECKING:
     from distill.gemma.folder import ModelFolder
     from factory.generate import Progress
-    from factory.recipe import Generate, JudgeEngine, Mix, Recipe, Select
+    from factory.parts import JudgeEngine
+    from factory.recipe import Generate, Mix, Recipe, Select
     from factory.sources.rows import BadRow
 
 
@@ -119,6 +121,19 @@ def general_file(mix: Mix) -> dict[str, Any]:
     return {"general_sha256": sha256_of(path)}
 
 
+def pairs_file(spec: RewardModelSpec) -> dict[str, Any]:
+    """Checksum of the file that a reward model's pairs come from, where they come from one.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not isinstance(spec.labels, FilePairs):
+        return {}
+    if not spec.labels.path.is_file():
+        raise UserError(f"there is no file of pairs {spec.labels.path}")
+    return {"pairs_sha256": sha256_of(spec.labels.path)}
+
+
 def grader_versions() -> dict[str, Any]:
     """Versions of graders and measures: a better one judges again."""
     from filters.signals import SIGNAL_VERSION
@@ -187,6 +202,20 @@ def teach_sft(name: str) -> Callable[[Context], StageResult]:
         spec = context.recipe.teacher[name]
         assert isinstance(spec, SftStage)
         return StageResult(*fine_tune(context.run, f"teacher:{name}", spec, context.reporter))
+
+    return work
+
+
+def reward_model(name: str) -> Callable[[Context], StageResult]:
+    """Pairs, and a reward model trained on them."""
+
+    def work(context: Context) -> StageResult:
+        from factory.teacher.scorers import train_scorer
+
+        spec = context.recipe.scorers[name]
+        assert isinstance(spec, RewardModelSpec)
+        sampling = samplings(context.recipe)[spec.of]
+        return StageResult(*train_scorer(context.run, name, spec, sampling, context.reporter))
 
     return work
 

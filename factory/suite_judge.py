@@ -23,7 +23,7 @@ from filters.verifiers import judge as judging
 from filters.workers import GradeTask, WorkerPool
 
 if TYPE_CHECKING:
-    from factory.recipe import JudgeEngine
+    from factory.parts import JudgeEngine
 
 NEED_A_JUDGE = frozenset({"judge", "short_answer"})
 """Kinds of questions whose rules leave answers to a judge."""

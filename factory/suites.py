@@ -17,7 +17,8 @@ from factory.catalogue_path import catalogue_dir
 from factory.console import Reporter
 from factory.judge import NO_GRADER
 from factory.measures import MEASURES
-from factory.recipe import JudgeEngine, Sampling, Splits
+from factory.parts import JudgeEngine, Sampling
+from factory.recipe import Splits
 from factory.sources import (
     AnySource,
     HubSource,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -107,14 +106,6 @@ def grpo_loss(
         "tokens": jnp.sum(counts),
     }
     return loss, {name: jax.lax.stop_gradient(value) for name, value in sums.items()}
-
-
-@partial(jax.jit, static_argnames=("graph", "temperature"))
-def row_logprobs(graph: Any, state: Any, micro: Micro, temperature: float) -> Float[Array, "R L"]:
-    """`token_logprobs` of a split model, without a gradient: for the old policy and the reference."""
-    from flax import nnx
-
-    return token_logprobs(nnx.merge(graph, state), micro, temperature)[0]
 
 
 def group_advantages(

@@ -156,6 +156,11 @@ class Rewards(Part):
         budget = self.token_budget is not None and self.token_budget.only_correct
         return self.accuracy is not None or "correct" in gates or budget
 
+    def scorers(self) -> list[str]:
+        """Names of the scorers that are asked at any step, each once."""
+        parts = (self.helpfulness, self.harmlessness, self.rubric)
+        return list(dict.fromkeys(part.scorer for part in parts if part is not None))
+
     def preferences(self, step: int) -> dict[str, Preference]:
         """The parts that scorers are asked for at a step, by name."""
         parts = {

@@ -28,6 +28,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     """
     from factory.stages import model_folder, training_prompts
     from factory.teacher.grpo import another_stage, train_rl
+    from factory.teacher.scorers import scorers_of
     from factory.teacher.settings import Rl
     from factory.train import move_aside, trained_folder
 
@@ -55,6 +56,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
         *arguments,
         run,
         validation=validation,
+        scorers=scorers_of(run, recipe, spec.rewards),
         workers=recipe.judge.workers,
         on_progress=lambda p: reporter.update(_line(p)),
         on_message=lambda text: reporter.say(f"  {text}"),

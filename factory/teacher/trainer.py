@@ -26,7 +26,7 @@ from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
 from distill.packing import Piece, Rows, pack, pieces_of
 from distill.trainer import SilentLogger
-from factory.teacher.loss import LossConfig, Micro, grpo_loss, row_logprobs
+from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs
 
 Numbers = dict[str, float]
 
@@ -137,6 +137,10 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         self.is_managed_externally = True
         self.loss_config, self.shape = loss, shape
         self._sums: list[Any] = []
+        graph = nnx.split(model)[0]  # a description of the module; the weights come as an argument
+        self._logprobs = jax.jit(
+            lambda state, micro: token_logprobs(nnx.merge(graph, state), micro, loss.temperature)[0]
+        )
 
     @contextlib.contextmanager
     def _mesh(self) -> Iterator[None]:
@@ -182,15 +186,12 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
 
     def logprobs(self, rows: Rows, state: Any = None) -> np.ndarray[Any, Any]:
         """Log-probability of every target, in the shape of the rows: of the model, or of another state of it."""
-        graph, own = nnx.split(self.model)
-        state = own if state is None else state
+        state = nnx.split(self.model)[1] if state is None else state
         zeros = np.zeros(rows.tokens.shape, np.float32)
         micros, used = self._micros(rows, zeros, zeros, zeros, zeros)
         with self._mesh():
             parts = [
-                np.asarray(
-                    row_logprobs(graph, state, _placed(micro, self.mesh), self.loss_config.temperature)
-                )
+                np.asarray(self._logprobs(state, _placed(micro, self.mesh)))
                 for micro in (jax.tree.map(lambda x, i=i: x[i], micros) for i in range(used))
             ]
         return np.concatenate(parts)[: len(rows)]
