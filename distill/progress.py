@@ -21,7 +21,7 @@ class TrainingDisplay:
     """Shows progress on standard error; standard output belongs to results."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.console = console or Console(file=sys.stderr, highlight=False, emoji=False)
         self._bar = Bar(
             TextColumn("step"),
             MofNCompleteColumn(),

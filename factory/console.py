@@ -17,7 +17,9 @@ class Reporter:
     """Prints the stages of a run to standard error; standard output belongs to results."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self.console = Console(
+            file=sys.stderr, quiet=quiet, highlight=False, emoji=False
+        )  # ':zero:' is a stage
         self._status: Status | None = None
         self._last = 0.0
 

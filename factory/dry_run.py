@@ -34,7 +34,7 @@ def print_plan(recipe: Recipe, folder: Path, selection: Selection) -> None:
     names = {stage.name for stage in chosen}
     prints = pipeline.fingerprints(road)
     run = Run.open(folder) if (folder / "run.json").exists() else None
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"[bold]{recipe.name}[/bold] in {folder}. {recipe.description}")
     table = Table("stage", "state", "to come", "memory", show_edge=False)
     counts = expected_counts(recipe, run)

@@ -549,7 +549,7 @@ def print_results(model: str, results: Sequence[SuiteResult]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for result in results:
         console.print(f"\n[bold]{result.suite}[/bold]")
         said = f"failed: {result.error}" if result.error else result.protocol

@@ -17,7 +17,7 @@ _VOTE = {True: "yes", False: "no", None: "–"}
 
 def print_grading(result: Result) -> None:
     """Print outcomes, confusions and where everything was written, to standard output."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     left_out = f"; {result['bad_rows']:,} left out" if result["bad_rows"] else ""
     console.print(f"{result['traces']:,} completions to {result['questions']:,} questions{left_out}")
     _print_outcomes(console, "verdict", result["outcomes"])

@@ -101,7 +101,10 @@ def _sampling_stages(recipe: Recipe) -> Iterator[Stage]:
         config = {"seed": recipe.seed} | _config(spec) | {"model_hash": stages.model_hash(spec.model)}
         upstream = ("prompts", *_trained(spec.model))
         yield Stage(stage_name("generate", name), config, upstream, stages.generate(name))
-        yield Stage(stage_name("judge", name), judging, (stage_name("generate", name),), stages.judge(name))
+        if name is None or any(mix.of == name for mix in recipe.mixes.values()):
+            yield Stage(
+                stage_name("judge", name), judging, (stage_name("generate", name),), stages.judge(name)
+            )
 
 
 def _mix_stages(recipe: Recipe) -> Iterator[Stage]:

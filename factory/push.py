@@ -13,11 +13,12 @@ from distill.gemma.folder import TINY
 from factory.card import CardFacts, SourceFacts, TraceFacts
 from factory.publish import PushResult, push
 from factory.query import connect, rows
-from factory.recipe import load_recipe
+from factory.recipe import load_recipe, trained_stage
 from factory.sources import AnySource, parse_source
 from factory.sources.layouts import FIELDS
 from factory.sources.traces import ENGINE
 from factory.store import Run
+from factory.trained_models import chain, content_hash
 from filters.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ from verdict v join decisions d using (candidate_id) where d.mix = ? order by 1
 _MODELS = f"""
 select nullif(c.model, '{ENGINE}') as model, count(*) as candidates, count(*) filter (d.accepted) as accepted
 from decisions d join candidates c using (candidate_id) where d.mix = ? group by 1 order by 2 desc, 1
+"""
+
+_TEACHERS = """
+select distinct c.model from decisions d join candidates c using (candidate_id) where d.mix = ? order by 1
 """
 
 _OPENED = {"*": "all models", ENGINE: "models without a name"}
@@ -58,12 +63,14 @@ def card_facts(run: Run, mix: str) -> CardFacts:
         origin = (
             _imported(connection, mix, finished["import"])
             if "import" in finished
-            else _sampled(run, settings)
+            else _sampled(run, settings, _teacher_hash(run, connection, mix, settings["generate"]))
         )
     return CardFacts(
         run=run.folder.name,
         mix=mix,
-        recipe_text=yaml.safe_dump(_without_folders(settings), sort_keys=False, allow_unicode=True),
+        recipe_text=yaml.safe_dump(
+            _without_folders(settings | _teaching(run, settings)), sort_keys=False, allow_unicode=True
+        ),
         tag_style=settings["mix"]["tag_style"],
         prompts=counts["prompts"],
         candidates=counts["candidates"],
@@ -84,6 +91,10 @@ def _finished(run: Run, mix: str) -> Manifests:
     """
     first = ("import",) if run.manifest("import") is not None else ("prompts", "generate")
     names = (*first, "judge", f"select:{mix}", f"mix:{mix}")
+    # A mix of another sampling than the main one is made by the stages of that name.
+    of = ((run.manifest(f"mix:{mix}") or {}).get("config") or {}).get("of")
+    if of is not None:
+        names = tuple(f"{name}:{of}" if name in ("generate", "judge") else name for name in names)
     found = {name.partition(":")[0]: run.manifest(name) for name in names}
     finished = {kind: manifest for kind, manifest in found.items() if manifest is not None}
     if len(finished) < len(names):
@@ -96,18 +107,41 @@ def _finished(run: Run, mix: str) -> Manifests:
     return finished
 
 
-def _sampled(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _teacher_hash(run: Run, connection: duckdb.DuckDBPyConnection, mix: str, drawn: Mapping[str, Any]) -> str:
+    """Content hash of the model that answered: as its candidates say, where they agree.
+
+    The settings of the stage are no witness for a model of this run: it had no content when they were written.
+    """
+    found = [row["model"] for row in rows(connection, _TEACHERS, [mix]) if row["model"]]
+    return str(found[0]) if len(found) == 1 else content_hash(run, drawn) or ""
+
+
+def _teaching(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the stages that trained the teacher, the first one first; empty where it was not trained here."""
+    model = (settings.get("generate") or {}).get("model", "")
+    stages = []
+    while (stage := trained_stage(model)) is not None and stage not in stages:
+        stages.append(stage)
+        model = ((run.manifest(stage) or {}).get("config") or {}).get("base", "")
+    found = {stage: (run.manifest(stage) or {}).get("config") for stage in reversed(stages)}
+    return {stage: config for stage, config in found.items() if config}
+
+
+def _sampled(run: Run, settings: Mapping[str, Any], teacher_hash: str) -> dict[str, Any]:
     """What the card says of a teacher's samples."""
     drawn = settings["generate"]
     values = (
         {key: item for key, item in value.items() if key != "source"}
         for value in settings["prompts"]["sources"]
     )
+    recipe = load_recipe(run.folder / "recipe.yaml")
+    road = chain(recipe.model_dump(mode="json"), drawn["model"])
     return {
-        "recipe": load_recipe(run.folder / "recipe.yaml").name,
-        "teacher": _without_folders(drawn["model"]),
-        "teacher_hash": drawn["model_hash"],
-        "teacher_licence": "apache-2.0" if drawn["model"] in TINY else "gemma",
+        "recipe": recipe.name,
+        "teacher": ", trained by this run from ".join(_without_folders(road)),
+        "teacher_hash": teacher_hash,
+        # What was trained from other weights goes under the terms of those.
+        "teacher_licence": "apache-2.0" if road[-1] in TINY else "gemma",
         "generation": {
             "samples a prompt": str(drawn["n"]),
             "template": drawn["template"],

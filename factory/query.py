@@ -207,7 +207,7 @@ def write_result(table: pa.Table, style: Literal["table", "csv", "json"], out: T
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    console = Console(file=out)
+    console = Console(file=out, emoji=False)
     shown = RichTable(show_edge=False)
     for column in table.column_names:
         shown.add_column(column, overflow="fold")

@@ -312,6 +312,8 @@ class Recipe(Part):
                     raise ValueError(
                         f"teacher.{name}.rewards names the scorer {asked!r}; there is {_list(self.scorers)}"
                     )
+        if twice := self.students.keys() & self.teacher.keys():
+            raise ValueError(f"a student and a stage of the teacher are both called {sorted(twice)[0]!r}")
         for where, trained in self.trained():
             if isinstance(trained, Student) and trained.mix not in self.mixes:
                 raise ValueError(f"{where}.mix names {trained.mix!r}; there is {_list(self.mixes)}")
@@ -478,9 +480,9 @@ def _message(detail: Any, origin: str, node: yaml.Node | None) -> str:
     return f"{place}: {key}: {message[0].lower()}{message[1:]}{shown}"
 
 
-_TAGS = frozenset(
-    "reasoning_gym files hub generated file sft rl reward_model rubric pattern tiny llm_judge".split()
-)
+_SOURCE_TAGS = ("reasoning_gym", "files", "hub", "generated", "file")
+_TEACHER_TAGS = ("sft", "rl", "reward_model", "rubric", "pattern", "tiny", "llm_judge")
+_TAGS = frozenset((*_SOURCE_TAGS, *_TEACHER_TAGS))
 
 
 def _is_tag(part: Any) -> bool:

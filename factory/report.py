@@ -29,6 +29,7 @@ from factory.report_charts import (
     Series,
     Step,
     bars,
+    brief,
     funnel,
     lines,
     meter,
@@ -37,7 +38,7 @@ from factory.report_charts import (
     percent,
 )
 from factory.report_evaluation import evaluation, headline
-from factory.report_teacher import MAX_JOBS, reinforcement, rl_jobs
+from factory.report_teacher import MAX_JOBS, reinforcement, rl_jobs, short_sentence
 from factory.report_text import clip
 from factory.store import Run
 from factory.trained_models import chain, model_names
@@ -130,7 +131,7 @@ def write_report(run: Run) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "duration": duration}
+    environment.filters |= {"number": number, "brief": brief, "percent": percent, "duration": duration}
     environment.globals["meter"] = meter
     script = _asset(environment, "report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -204,8 +205,7 @@ def _learnt(learning: Mapping[str, Any] | None) -> str:
     """What the last stage of the teacher came to, for a run that has nothing else to say."""
     if learning is None:
         return ""
-    last = learning["stages"][-1]
-    return f"Learning by reinforcement, stage {last['job']}. {last['sentence']}"
+    return short_sentence(learning["stages"][-1])
 
 
 def _colours(connection: duckdb.DuckDBPyConnection, recipe: Mapping[str, Any]) -> dict[str, int]:

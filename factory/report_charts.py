@@ -28,6 +28,13 @@ def number(value: float | int | None) -> str:
     return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def brief(value: float | int | None) -> str:
+    """The same with three significant digits: for measurements that are not more exact."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return number(float(f"{value:.3g}"))
+
+
 def percent(share: float | None) -> str:
     """0.4123 -> "41.2 %", with a narrow space that does not break."""
     if share is None or not math.isfinite(share):
@@ -277,19 +284,19 @@ def curves(
     shown = [curve for curve in data if curve.points]
     entries = [(f"f{c.colour % SERIES_COLOURS}", _short(c.name, 24)) for c in shown]
     if level is not None:
-        entries.append(("fx", f"{level[0]} {percent(level[1]) if shares else number(level[1])}"))
+        entries.append(("fx", f"{level[0]} {percent(level[1]) if shares else brief(level[1])}"))
     head, parts = _legend_rows(entries, 4, width)
     xs = [x for curve in shown for x, _ in curve.points] or [0.0]
     ys = [y for curve in shown for _, y in curve.points] + ([] if level is None else [level[1]])
     low, high = _range(ys or [0.0], shares)
     frame = _Frame(52, head + 8, width - 64, 150, min(xs), max(xs), low, high)
-    parts += frame.grid_y(ticks(low, high, 4), "", "percent" if shares else "")
+    parts += frame.grid_y(ticks(low, high, 6), "", "percent" if shares else "")
     parts += frame.axis_x(_whole(ticks(min(xs), max(xs), 5)), "step")
     if level is not None:
         y = frame.y(level[1])
         parts.append(
             f'<line x1="{_at(frame.x0)}" y1="{_at(y)}" x2="{_at(frame.x0 + frame.width)}" y2="{_at(y)}" '
-            f'class="sx dashed">{_title(f"{level[0]}: {number(level[1])}")}</line>'
+            f'class="sx dashed">{_title(f"{level[0]}: {brief(level[1])}")}</line>'
         )
     for curve in shown:
         parts += _curve(frame, curve, shares)
@@ -348,8 +355,8 @@ def trail(
     ys = [p.y for p in everything] + [mark.y for mark in marks] or [0.0]
     left, right = _range(xs, shares)
     low, high = _range(ys, True)
-    frame = _Frame(52, head + 8, width - 64, 190, left, right, low, high)
-    parts += frame.grid_y(ticks(low, high, 4), "", "percent")
+    frame = _Frame(52, head + 26, width - 64, 190, left, right, low, high)
+    parts += frame.grid_y(ticks(low, high, 6), "accuracy", "percent")
     parts += frame.axis_x([], x_label)
     for value in ticks(left, right, 4):
         shown = percent(value) if shares else number(value)

@@ -28,19 +28,17 @@ _REFLECTION = re.compile(rf"\b({_WORDS})\b", re.IGNORECASE)
 
 _FACTS = rf"""
 select "group", sample_index, reward, reasoning_tokens, outcome, masked_because,
-       md5(prompt_id || ' ' || sample_index) as drawn,
-       len(regexp_extract_all(completion, '(?i)\b({_WORDS})\b')) as reflections
+       md5(coalesce(prompt_id, '') || ' ' || sample_index) as drawn,
+       len(regexp_extract_all(coalesce(completion, ''), '(?i)\b({_WORDS})\b')) as reflections
 from rollouts where job = ? and step = ?
 """
 _TEXTS = """
 select r.*, p.question, p.reference, p.domain, p.verifier
 from rollouts r
-join (select unnest(?::bigint[]) as step, unnest(?::int[]) as "group", unnest(?::int[]) as sample_index) chosen
-    using (step, "group", sample_index)
+join (select unnest(?::int[]) as "group", unnest(?::int[]) as sample_index) chosen using ("group", sample_index)
 left join prompts p on p.prompt_id = r.prompt_id
-where r.job = ?
+where r.job = ? and r.step = ?
 """
-_Key = tuple[int, int, int]
 
 
 def shown_steps(connection: duckdb.DuckDBPyConnection, job: str) -> dict[int, str]:
@@ -63,7 +61,8 @@ def shown_steps(connection: duckdb.DuckDBPyConnection, job: str) -> dict[int, st
     for row in richest:
         if row["step"] not in chosen and len(chosen) == STEPS_SHOWN:
             chosen = dict.fromkeys(spread(steps, STEPS_SHOWN - 1), "")
-        chosen[row["step"]] = "the most reflection words"
+        if len(steps) > 1:
+            chosen[row["step"]] = "the most reflection words"
     return dict(sorted(chosen.items()))
 
 
@@ -83,19 +82,17 @@ def step_panels(
         steps: as `shown_steps` chose them.
         budget: bytes that the texts may take together, escaped.
     """
-    panels, roles = [], dict[_Key, list[str]]()
+    # Step by step: the tables of a long training are large, and a step stands close together in them.
+    share = budget // (max(len(steps), 1) * SAMPLES_OF_A_STEP)
+    panels = []
     for step, note in steps.items():
         facts = rows(connection, _FACTS, [job, step])
-        roles |= {(step, *key): why for key, why in choose(facts).items()}
-        panels.append({"step": step, "note": note, **_figures(facts), "samples": []})
-    if not roles:
-        return panels
-    texts = rows(connection, _TEXTS, [*map(list, zip(*roles, strict=True)), job])
-    by_key = {(row["step"], row["group"], row["sample_index"]): row for row in texts}
-    share = budget // len(roles)
-    for panel in panels:
-        keys = [key for key in roles if key[0] == panel["step"] and key in by_key]
-        panel["samples"] = [card(by_key[key], roles[key], share) for key in keys]
+        roles = choose(facts)
+        groups, indices = map(list, zip(*roles, strict=True))
+        texts = rows(connection, _TEXTS, [groups, indices, job, step])
+        by_key = {(row["group"], row["sample_index"]): row for row in texts}
+        shown = [card(by_key[key], why, share) for key, why in roles.items()]
+        panels.append({"step": step, "note": note, **_figures(facts), "samples": shown})
     return panels
 
 

@@ -54,7 +54,7 @@ def print_status(status: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"[bold]{status['run']}[/bold]")
     stages = Table("stage", "took", "counts", show_edge=False)
     for stage in status["stages"]:

@@ -1,0 +1,304 @@
+"""R1 in miniature: run the recipe `reproduce` with one seed, evaluate every model, and write what the claims come to.
+
+    python -m factory.tiny.reproduce --seed 0 [--run runs/reproduce-0]
+
+writes RUN/reproduce.json and RUN/reproduce.html. It goes on where it stopped, like every run. The questions, their
+splits and the evaluation's noise are the same for all seeds; the seed draws everything else: samples, order, noise.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from distill.chat import parse_template
+from distill.command import run_command
+from factory.console import Reporter
+from factory.files import write_text
+from factory.parts import Sampling
+from factory.pipeline import Selection, execute
+from factory.recipe import Evaluated, Evaluation, Recipe, find_recipe, load_recipe
+from factory.records import prompt_id, question_hash
+from factory.store import Run
+from factory.teacher.preference import summary_of
+from factory.tiny.claims import (
+    GREEDY,
+    HARDER,
+    TEST,
+    Answer,
+    Answers,
+    answers_of,
+    correct,
+    dump,
+    gap,
+    languages_of,
+    learning_curve,
+    mean_of,
+    model_figures,
+    pass_gap,
+    seconds_of,
+)
+from factory.tiny.preferences import harmless, helpfulness
+from filters.tags import R1
+
+RECIPE = "reproduce"
+MOST_HELPFUL = 2
+EXTRA = ("base", "zero", "reasoning_rl", "align", "student", "student_rl", "distilled")
+"""Models that are asked greedily and on the harder rung too."""
+HARDER_PROMPTS, HARDER_SAMPLES = 32, 8
+
+
+def seeded(name: str, seed: int) -> Recipe:
+    """The recipe with one seed everywhere that a seed decides about training."""
+    recipe = load_recipe(find_recipe(name), [f"seed={seed}"])
+    overrides = [f"seed={seed}", f"name={recipe.name}-{seed}"]
+    overrides += [f"students.{student}.seed={seed}" for student in recipe.students]
+    overrides += [
+        f"scorers.{scorer}.seed={seed}" for scorer, spec in recipe.scorers.items() if hasattr(spec, "seed")
+    ]
+    overrides += [f"mixes.{mix}.seed={seed}" for mix in recipe.mixes]
+    overrides += [
+        f"teacher.{stage}.seed={seed}" for stage, spec in recipe.teacher.items() if spec.kind == "sft"
+    ]
+    return load_recipe(find_recipe(name), overrides)
+
+
+# ----------------------------------------------------------------------------------- further questions
+
+
+def evaluate_further(run: Run, recipe: Recipe, reporter: Reporter) -> None:
+    """Greedy answers to the test questions, and samples on the rung that no training uses."""
+    from factory.evaluate import draw, figures_of, held_out_prompts
+    from factory.protocol import Protocol
+
+    spec = recipe.evaluation
+    assert spec is not None
+    test = held_out_prompts(run, spec.split, spec.max_prompts)
+    greedy = spec.sampling.model_copy(update={"temperature": 0.0})
+    wanted: list[tuple[str, tuple[dict[str, Any], ...], Sampling, int]] = [
+        (GREEDY, test, greedy, 1),
+        (HARDER, harder_prompts(), spec.sampling, HARDER_SAMPLES),
+    ]
+    for suite, prompts, sampling, n in wanted:
+        for entry in spec.models:
+            if entry.name not in EXTRA:
+                continue
+            protocol = Protocol(
+                suite=suite,
+                origin="the test split" if suite == GREEDY else "the rung that no training uses",
+                prompts=prompts,
+                template=entry.template,
+                sampling=sampling,
+                n=n,
+                ks=(1,),
+                seed=spec.seed,
+            )
+            engine = _engine(run, entry, spec, sampling)
+            drawn = draw(run, engine, protocol, f"{entry.name}, {suite}", reporter)
+            figures_of(run, drawn, protocol, entry.name, reporter)
+
+
+def _engine(run: Run, entry: Evaluated, spec: Evaluation, sampling: Sampling) -> Any:
+    from factory.engines.gemma import GemmaEngine
+    from factory.stages import model_folder
+
+    return GemmaEngine(
+        model_folder(run, entry.model),
+        model_name=entry.model,
+        template=parse_template(entry.template),
+        prompt_length=spec.prompt_length,
+        batch_size=spec.batch_size,
+        **sampling.model_dump(),
+    )
+
+
+def harder_prompts() -> tuple[dict[str, Any], ...]:
+    """Rows of `prompts`: test questions one rung harder than any of training, the same number a task."""
+    from factory.tiny.measure import held_out
+
+    domains = {
+        "chain_sum": "arithmetic",
+        "gcd": "number-theory",
+        "leg_counting": "counting",
+        "countdown": "search",
+    }
+    rows = []
+    for problem in held_out("test", HARDER_PROMPTS, seed=7, heldout_rung=True):
+        messages = [{"role": "user", "content": problem.question}]
+        arguments = {
+            "task": problem.task,
+            "entry": {"answer": problem.answer, "metadata": problem.metadata},
+        }
+        rows.append(
+            {
+                "prompt_id": prompt_id(messages, None, "puzzle", arguments),
+                "question_hash": question_hash(problem.question),
+                "question": problem.question,
+                "messages": messages,
+                "reference": None,
+                "verifier": "puzzle",
+                "verifier_args": json.dumps(arguments),
+                "domain": domains[problem.task],
+                "split": "test",
+            }
+        )
+    return tuple(rows)
+
+
+# ------------------------------------------------------------------------------------------- the tables
+
+
+def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """All figures of one seed."""
+    spec = recipe.evaluation
+    assert spec is not None
+    templates = {entry.name: entry.template for entry in spec.models}
+    found = answers_of(run, templates)
+    test = {label: found[run.folder.name, label] for label in templates}
+    domains = sorted({own[0].domain for own in next(iter(test.values())).values()})
+    models = {
+        label: model_figures(answers, found.get((GREEDY, label)), found.get((HARDER, label)), domains)
+        for label, answers in test.items()
+    }
+    return {
+        "seed": seed,
+        "protocol": {
+            TEST: f"{len(test['base'])} test questions, {spec.n} samples each, temperature 1, at most "
+            f"{spec.sampling.max_new_tokens} tokens, no truncation of the distribution, graded by filters.verify",
+            GREEDY: "the same questions, temperature 0",
+            HARDER: f"{HARDER_PROMPTS} questions a task, {HARDER_SAMPLES} samples each, temperature 1",
+            "templates": templates,
+            "intervals": "95 % bootstrap over questions; differences paired by question",
+        },
+        "models": models,
+        "claims": _claims(run, test, found, models),
+        "curves": _curves(run, recipe),
+        "seconds": {stage.stem: json.loads(stage.read_text())["seconds"] for stage in run.manifests()},
+        "rewards": {name: _held_out(run, name) for name in recipe.scorers},
+    }
+
+
+def _claims(run: Run, test: dict[str, Answers], found: Any, models: dict[str, Any]) -> dict[str, Any]:
+    k = min(len(own) for own in test["base"].values())
+    greedy = {label: found[GREEDY, label] for label in EXTRA}
+    harder = {label: found[HARDER, label] for label in EXTRA}
+
+    def gain(left: str, right: str) -> dict[str, Any]:
+        return {
+            "pass@1": gap(test[left], test[right], correct),
+            f"pass@{k}": pass_gap(test[left], test[right], k),
+        }
+
+    return {
+        "reinforcement alone": gain("base", "zero")
+        | {
+            "greedy": gap(greedy["base"], greedy["zero"], correct),
+            "one rung harder": gap(harder["base"], harder["zero"], correct),
+        },
+        "language": {
+            "base by language": languages_of(test["base"]),
+            "zero by language": languages_of(test["zero"]),
+            "zero": models["zero"]["language_consistency"],
+            "reasoning_rl": models["reasoning_rl"]["language_consistency"],
+            "reasoning_rl format": models["reasoning_rl"]["readable_format"],
+            "accuracy against zero": gain("zero", "reasoning_rl")["pass@1"],
+            "align against zero": gain("zero", "align")["pass@1"],
+        },
+        "second stage": {
+            "sft against reasoning_rl": gain("reasoning_rl", "sft")["pass@1"],
+            "align against reasoning_rl": gain("reasoning_rl", "align")["pass@1"],
+            "align against sft": gain("sft", "align")["pass@1"],
+        },
+        "distillation": gain("student_rl", "distilled")
+        | {
+            "student": models["student"]["pass@1"],
+            "by reinforcement": models["student_rl"]["pass@1"],
+            "distilled": models["distilled"]["pass@1"],
+            "seconds": _costs(run),
+        },
+        "all scenarios": _preferences(test),
+    }
+
+
+def _costs(run: Run) -> dict[str, float | None]:
+    """What either road to a student took: with and without what made its teacher."""
+    sampling = ("generate", "judge", "select:r1", "mix:r1")
+    cold = ("generate:zero", "judge:zero", "select:cold_start", "mix:cold_start", "teach:cold_start")
+    teacher = ("teach:zero", *cold, "teach:reasoning_rl")
+    parts = {stage: seconds_of(run, stage) or 0.0 for stage in (*sampling, *teacher)}
+    train = seconds_of(run, "train:distilled") or 0.0
+    return {
+        "student_rl": seconds_of(run, "teach:student_rl"),
+        "distilled, training": train,
+        "distilled, with sampling": train + sum(parts[stage] for stage in sampling),
+        "distilled, with the teacher": train + sum(parts.values()),
+    }
+
+
+def _preferences(test: dict[str, Answers]) -> dict[str, Any]:
+    """The rules that stand in for annotators, before and after RL for all scenarios."""
+
+    def helpful(answer: Answer) -> float:
+        return float(helpfulness(answer.question, summary_of(answer.completion, R1)) == MOST_HELPFUL)
+
+    return {
+        label: {
+            "harmless": mean_of(test[label], lambda a: float(harmless(a.completion))),
+            "helpful": mean_of(test[label], helpful),
+        }
+        for label in ("sft", "align")
+    }
+
+
+def _held_out(run: Run, name: str) -> Any:
+    from factory.teacher.scorers import reward_folder
+
+    path = reward_folder(run, name) / "reward_model.json"
+    return json.loads(path.read_text())["held_out"] if path.exists() else None
+
+
+def _curves(run: Run, recipe: Recipe) -> dict[str, Any]:
+    names = (
+        "eval/accuracy",
+        "eval/language_consistency",
+        "eval/tokens/reasoning",
+        "eval/reflection",
+        "accuracy",
+    )
+    return {job: learning_curve(run, job, names) for job, spec in recipe.teacher.items() if spec.kind == "rl"}
+
+
+# ------------------------------------------------------------------------------------------ the command
+
+
+def reproduce(seed: int, folder: Path, reporter: Reporter, name: str = RECIPE) -> Path:
+    """Run, evaluate and write; returns the JSON."""
+    recipe = seeded(name, seed)
+    run = execute(recipe, folder, Selection(), reporter)
+    with run.locked("pipeline"):
+        evaluate_further(run, recipe, reporter)
+        found = tables(run, recipe, seed)
+    path = run.folder / "reproduce.json"
+    write_text(path, dump(found))
+    from factory.tiny.reproduce_page import page
+
+    write_text(run.folder / "reproduce.html", page([found]))
+    return path
+
+
+@click.command()
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="The run's folder. [runs/reproduce-SEED]"
+)
+def main(seed: int, folder: Path | None) -> None:
+    """R1 in miniature with one seed: train, evaluate, and write reproduce.json and reproduce.html."""
+    path = reproduce(seed, folder or Path("runs") / f"{RECIPE}-{seed}", Reporter())
+    click.echo(f"{path}\n{path.with_suffix('.html')}")
+
+
+if __name__ == "__main__":
+    run_command(main, "reproduce")

@@ -1,0 +1,209 @@
+"""`reproduce.json` of one seed or of several as a page, and as the Markdown of `docs/reproducing-r1.md`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+
+Result = Mapping[str, Any]
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>R1 in miniature</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
+       color-scheme: light dark; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+td, th { padding: .25rem .7rem; border-bottom: 1px solid #8884; text-align: left; }
+</style>
+<h1>R1 in miniature</h1>
+<p>{{ intro }}</p>
+{% for section in sections %}
+<h2>{{ section.title }}</h2>
+<p>{{ section.text }}</p>
+<table><tr>{% for name in section.head %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+{% endfor %}
+</html>
+"""
+
+
+def shown(figure: Any, *, signed: bool = False) -> str:
+    """A figure in percent with its interval: 81.3 [77.5, 85.1]; differences with their sign."""
+    if figure is None:
+        return "–"
+    if isinstance(figure, int | float):
+        return f"{figure:.1f}"
+    value, low, high = (100 * part for part in figure)
+    sign = "+" if signed else ""
+    return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
+
+
+def sections(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Every table: a title, what it shows, a head, and rows with one cell a seed."""
+    seeds = [f"seed {result['seed']}" for result in results]
+    k = next(name for name in results[0]["models"]["base"] if name.startswith("pass@") and name != "pass@1")
+    return [
+        _models(results, seeds, k),
+        _tasks(results, seeds, k),
+        _claims(results, seeds, k),
+        _language(results, seeds),
+        _reflection(results, seeds),
+        _students(results, seeds),
+        _scenarios(results, seeds),
+    ]
+
+
+def _section(title: str, text: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    return {"title": title, "text": text, "head": head, "rows": rows}
+
+
+def _models(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str, Any]:
+    measures = ("pass@1", k, "greedy", "language_consistency", "readable_format")
+    rows = [
+        [
+            label,
+            measure.replace("_", " "),
+            *(shown(result["models"][label].get(measure)) for result in results),
+        ]
+        for label in results[0]["models"]
+        for measure in measures
+    ]
+    text = (
+        "Percent of the test questions, over all four tasks; language consistency and format of all samples."
+    )
+    return _section("Every model", text, ["model", "measure", *seeds], rows)
+
+
+def _tasks(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str, Any]:
+    rows = []
+    for label in ("base", "zero", "reasoning_rl", "align"):
+        for task in results[0]["models"][label]["by_task"]:
+            for measure in ("pass@1", k):
+                cells = [shown(result["models"][label]["by_task"][task][measure]) for result in results]
+                rows.append([label, task, measure, *cells])
+        harder = [
+            shown((result["models"][label].get("one rung harder") or {}).get("pass@1")) for result in results
+        ]
+        rows.append([label, "one rung harder", "pass@1", *harder])
+    return _section("By task", "Percent.", ["model", "task", "measure", *seeds], rows)
+
+
+_DIFFERENCES = (
+    ("reinforcement alone", "pass@1", "R-Zero against its base, pass@1"),
+    ("reinforcement alone", "K", "R-Zero against its base, K"),
+    ("reinforcement alone", "greedy", "R-Zero against its base, greedy"),
+    ("reinforcement alone", "one rung harder", "R-Zero against its base, one rung harder"),
+    ("language", "accuracy against zero", "R1 (cold start and language reward) against R-Zero, pass@1"),
+    ("language", "align against zero", "R1, all stages, against R-Zero, pass@1"),
+    ("second stage", "sft against reasoning_rl", "SFT on the curated mix against reasoning RL, pass@1"),
+    ("second stage", "align against reasoning_rl", "all stages against reasoning RL alone, pass@1"),
+    ("second stage", "align against sft", "RL for all scenarios against its start, pass@1"),
+    ("distillation", "pass@1", "student: distilled against RL, pass@1"),
+)
+
+
+def _claims(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str, Any]:
+    rows = []
+    for claim, key, name in _DIFFERENCES:
+        key, name = (k if key == "K" else key), name.replace("K", k)
+        rows.append([name, *(shown(result["claims"][claim][key], signed=True) for result in results)])
+    return _section("Differences", "Points, paired by question.", ["what", *seeds], rows)
+
+
+def _language(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for label in ("base by language", "zero by language"):
+        for language in ("en", "zh", "mixed"):
+            parts = [result["claims"]["language"][label].get(language) for result in results]
+            cells = [f"{100 * p['share']:.1f} / {100 * p['accuracy']:.1f}" if p else "–" for p in parts]
+            rows.append([label.split()[0], language, *cells])
+    text = (
+        "Share of the well-formed thoughts in a language / how many of them lead to a right answer, percent."
+    )
+    return _section("Languages", text, ["model", "language", *seeds], rows)
+
+
+def _reflection(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for label in ("base", "zero", "reasoning_rl", "align"):
+        for measure, scale in (("reasoning_tokens", 1), ("reflection_per_1k", 1), ("second_looks", 100)):
+            cells = []
+            for result in results:
+                value = result["models"][label]["by_task"]["search"][measure]
+                cells.append(f"{scale * (value[0] if isinstance(value, list | tuple) else value):.1f}")
+            rows.append([label, measure.replace("_", " "), *cells])
+    text = (
+        "On countdown, where checking pays: tokens of the reasoning, R1's reflection words per 1,000 tokens, and the "
+        "share of samples that reject a try, in percent."
+    )
+    return _section("Length and reflection", text, ["model", "measure", *seeds], rows)
+
+
+def _students(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for name in ("student", "by reinforcement", "distilled"):
+        rows.append(
+            [f"{name}: pass@1, percent", *(shown(r["claims"]["distillation"][name]) for r in results)]
+        )
+    for name in results[0]["claims"]["distillation"]["seconds"]:
+        cells = [f"{r['claims']['distillation']['seconds'][name] or 0:.0f}" for r in results]
+        rows.append([f"{name}: seconds", *cells])
+    return _section("The small student", "Wall time on this machine's two cores.", ["what", *seeds], rows)
+
+
+def _scenarios(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for name, held_out in results[0]["rewards"].items():
+        for split in held_out or {}:
+            cells = []
+            for result in results:
+                one = result["rewards"][name][split]
+                cells.append(shown((one["accuracy"], one["low"], one["high"])))
+            rows.append([f"reward model {name}: accuracy, {split}", *cells])
+    for label in ("sft", "align"):
+        for measure in ("helpful", "harmless"):
+            cells = [shown(r["claims"]["all scenarios"][label][measure]) for r in results]
+            rows.append([f"{label}: {measure} by the rules", *cells])
+    return _section("RL for all scenarios", "Percent.", ["what", *seeds], rows)
+
+
+def page(results: Sequence[Result]) -> str:
+    """The HTML page."""
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    return environment.from_string(_PAGE).render(intro=_intro(results), sections=sections(results)) + "\n"
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The same tables in Markdown."""
+    lines = [_intro(results), ""]
+    for section in sections(results):
+        lines += [f"### {section['title']}", "", section["text"], ""]
+        lines += ["| " + " | ".join(section["head"]) + " |", "|---" * len(section["head"]) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in section["rows"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _intro(results: Sequence[Result]) -> str:
+    protocol = results[0]["protocol"]
+    return f"{protocol['test']}. {protocol['intervals'][0].upper()}{protocol['intervals'][1:]}."
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--html", "as_html", is_flag=True, help="A page instead of Markdown.")
+def main(files: Sequence[Path], as_html: bool) -> None:
+    """The tables of one `reproduce.json` or of several seeds side by side."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    click.echo(page(results) if as_html else markdown(results))
+
+
+if __name__ == "__main__":
+    main()
