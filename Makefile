@@ -1,15 +1,18 @@
 # Every target makes its own environment where there is none. PYTHON picks the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
+SEED ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PARITY := $(VENV)/.parity
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-parity lint bench bench-grade tiny-models clean
+.PHONY: help demo reproduce reproduce-ablations test test-parity lint bench bench-grade tiny-models clean
 
 help:
-	@echo "make demo         R1's data half on the shipped tiny models: runs/demo/report.html (under 12 minutes on two cores)"
+	@echo "make demo         R1 in short form on the shipped tiny models: runs/demo/report.html (under 15 minutes on two cores)"
+	@echo "make reproduce    R1's claims in miniature, SEED=0: runs/reproduce-0/reproduce.html (under 45 minutes on two cores)"
+	@echo "make reproduce-ablations   what each part of the reward does, SEED=0"
 	@echo "make test         the tests"
 	@echo "make test-parity  the tests that compare with transformers and torch (large downloads)"
 	@echo "make lint         ruff and mypy"
@@ -33,6 +36,12 @@ $(PARITY): $(STAMP)
 demo: $(STAMP)
 	$(BIN)/factory run tiny --run runs/demo
 
+reproduce: $(STAMP)
+	$(BIN)/python -m factory.tiny.reproduce --seed $(SEED)
+
+reproduce-ablations: $(STAMP)
+	$(BIN)/python -m factory.tiny.ablations --seed $(SEED)
+
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not parity" tests
 
@@ -48,6 +57,7 @@ bench: $(PARITY)
 	$(BIN)/python benchmarks/bench_sampler.py --model distill/gemma/tiny/teacher
 	$(BIN)/python benchmarks/bench_generate.py
 	$(BIN)/python benchmarks/bench_sft.py
+	$(BIN)/python benchmarks/bench_grpo.py
 
 bench-grade: $(STAMP)
 	$(BIN)/python benchmarks/bench_grade.py

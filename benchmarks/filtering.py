@@ -1,4 +1,4 @@
-"""Does rejection sampling pay? Recipe `tiny` over several seeds: filtered against unfiltered students.
+"""Does rejection sampling pay? Recipe `filtering` over several seeds: filtered against unfiltered students.
 
 Every seed draws its own questions, samples, mixes, orders of training and evaluation samples. The table gives
 pass@1 of base and students and the paired difference filtered - unfiltered over questions, with 95 % bootstrap
@@ -30,7 +30,7 @@ order by c.prompt_id, c.sample_index
 
 
 def run_of_seed(seed: int, folder: Path, extra: list[str]) -> Run:
-    """Recipe `tiny` with every seed in it set."""
+    """Recipe `filtering` with every seed in it set."""
     overrides = [
         f"seed={seed}",
         f"prompts.sources=[{{source: tiny, seed: {2026 + seed}, quotas: {{train: 1500, test: 240}}}}]",
@@ -42,7 +42,7 @@ def run_of_seed(seed: int, folder: Path, extra: list[str]) -> Run:
         ),
         *extra,
     ]
-    recipe = load_recipe(find_recipe("tiny"), overrides)
+    recipe = load_recipe(find_recipe("filtering"), overrides)
     return execute(recipe, folder, Selection(), Reporter())
 
 

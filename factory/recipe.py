@@ -195,6 +195,7 @@ class Student(Part):
     weight_decay: float = Field(0.0, ge=0.0)
     eval_every: int = Field(0, ge=0)
     checkpoint_every: int = Field(100, ge=1)
+    keep: int = Field(2, ge=1, description="checkpoints that stay")
     seed: int = 0
 
     _template = field_validator("template")(check_template)

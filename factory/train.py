@@ -46,6 +46,7 @@ def fine_tune(run: Run, model: str, spec: Student, reporter: Reporter) -> tuple[
         weight_decay=spec.weight_decay,
         eval_every=spec.eval_every,
         checkpoint_every=spec.checkpoint_every,
+        keep=spec.keep,
         seed=spec.seed,
     )
     data = run.folder / "mix" / spec.mix

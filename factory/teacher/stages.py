@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
 
     Raises:
         UserError: there is no prompt to learn from, and what `factory.teacher.grpo.train_rl` raises.
+        ModuleNotFoundError: the extra [train] is not installed.
     """
     from factory.stages import model_folder, training_prompts
     from factory.teacher.grpo import another_stage, train_rl
@@ -32,6 +34,8 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     from factory.teacher.settings import Rl
     from factory.train import move_aside, trained_folder
 
+    if importlib.util.find_spec("tunix") is None:  # said before anything is read
+        raise ModuleNotFoundError("training needs tunix: pip install 'r1-factory[train]'", name="tunix")
     stage = recipe.teacher[name]
     assert isinstance(stage, RlStage)
     spec = Rl.model_validate(

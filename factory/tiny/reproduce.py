@@ -20,8 +20,9 @@ from factory.console import Reporter
 from factory.files import write_text
 from factory.parts import Sampling
 from factory.pipeline import Selection, execute
-from factory.recipe import Evaluated, Evaluation, Recipe, find_recipe, load_recipe
+from factory.recipe import Evaluated, Evaluation, Recipe, RlStage, find_recipe, load_recipe
 from factory.records import prompt_id, question_hash
+from factory.stages import model_folder
 from factory.store import Run
 from factory.teacher.preference import summary_of
 from factory.tiny.claims import (
@@ -103,7 +104,6 @@ def evaluate_further(run: Run, recipe: Recipe, reporter: Reporter) -> None:
 
 def _engine(run: Run, entry: Evaluated, spec: Evaluation, sampling: Sampling) -> Any:
     from factory.engines.gemma import GemmaEngine
-    from factory.stages import model_folder
 
     return GemmaEngine(
         model_folder(run, entry.model),
@@ -146,6 +146,76 @@ def harder_prompts() -> tuple[dict[str, Any], ...]:
             }
         )
     return tuple(rows)
+
+
+def distillation_curve(run: Run, recipe: Recipe, name: str) -> list[dict[str, float]]:
+    """Validation accuracy of a student's checkpoints over its training: the curve that RL has from its telemetry.
+
+    The same questions, the same number of samples and the same seeds as the RL of the student is validated with.
+    """
+    from distill import training_log as log
+    from distill.gemma.checkpoint import load_model
+    from distill.gemma.tokenizer import Tokenizer
+    from distill.trainer import restore_model
+    from factory.teacher.rollout import InProcessRollout
+    from factory.train import trained_folder
+
+    spec, rl = recipe.students[name], recipe.teacher["student_rl"]
+    assert isinstance(rl, RlStage) and rl.validation is not None
+    base = model_folder(run, spec.base)
+    tokenizer, model = Tokenizer.load(base.path), load_model(base)
+    rollout = InProcessRollout(
+        model,
+        tokenizer,
+        temperature=1.0,
+        prompt_length=rl.prompt_length,
+        max_new_tokens=rl.last_limit,
+        batch_size=rl.rollout_batch,
+    )
+    rows = [row for row in run.read("prompts").to_pylist() if row["split"] == "validation"]
+    rows = sorted(rows, key=lambda row: (row["question_hash"], row["prompt_id"]))[: rl.validation.prompts]
+    out = trained_folder(run, f"student:{name}")
+    seconds = {int(p["step"]): p["seconds"] for p in learning_curve(run, name, ["train/loss"])}
+    curve = []
+    for step in sorted(int(path.name) for path in (out / log.CHECKPOINTS).iterdir() if path.name.isdigit()):
+        restore_model(model, out / log.CHECKPOINTS, step)
+        found = _accuracy(rollout, rows, spec.template, tokenizer, rl)
+        curve.append({"step": step, "seconds": seconds[step], "eval/accuracy": found})
+    return curve
+
+
+def _accuracy(rollout: Any, rows: list[dict[str, Any]], template: str, tokenizer: Any, rl: RlStage) -> float:
+    """Share of correct samples, as `factory.teacher.grpo` validates."""
+    from distill.chat import encode_prompt
+    from factory.protocol import options
+    from factory.teacher.rollout import Request, request_seed
+    from filters.workers import GradeTask, WorkerPool
+
+    assert rl.validation is not None
+    laid_out, n = parse_template(template), rl.validation.samples
+    requests = [
+        Request(ids, request_seed(rl.seed, "student_rl/validation", 0, number, i), rl.last_limit)
+        for number, row in enumerate(rows)
+        for ids in [tuple(encode_prompt(row["messages"], laid_out, tokenizer))]
+        for i in range(n)
+    ]
+    drawn = rollout.draw(requests)
+    tasks = (
+        GradeTask(
+            rows[k // n]["verifier"],
+            rows[k // n]["question"],
+            rows[k // n]["reference"],
+            one.text,
+            options(rows[k // n]),
+            laid_out.style,
+            truncated=one.truncated,
+        )
+        for k, one in enumerate(drawn)
+    )
+    with WorkerPool(2) as pool:
+        scores = [verdict.score for verdict in pool.verify(tasks)]
+    graded = [score for score in scores if score is not None]
+    return sum(graded) / len(graded)
 
 
 # ------------------------------------------------------------------------------------------- the tables

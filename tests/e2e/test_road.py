@@ -27,7 +27,7 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
-    path = catalogue_dir() / "recipes" / "tiny.yaml"
+    path = catalogue_dir() / "recipes" / "filtering.yaml"
     students = yaml.safe_load(path.read_text())["students"]
     steps = [f"students.{name}.max_steps=12" for name in students]
     steps += [f"students.{name}.warmup_steps=2" for name in students]

@@ -64,7 +64,7 @@ def test_base_install(binaries: Path, tmp_path: Path) -> None:
     assert call(binaries, "python", "-c", "import jax", cwd=tmp_path).returncode != 0
     assert "tiny" in call(binaries, "factory", "recipes", "ls", cwd=tmp_path).stdout
     plan = call(binaries, "factory", "run", "tiny", "--dry-run", cwd=tmp_path)
-    assert plan.returncode == 0 and "12,000 samples" in plan.stdout, plan.stderr
+    assert plan.returncode == 0 and "8,000 samples" in plan.stdout, plan.stderr
     code = (
         "import datasets, filters; assert datasets.load_dataset\n"
         "print(filters.verify('math', 'What is 1 + 1?', '2', 'It is \\\\boxed{2}.').outcome)"
