@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill import training_log as log
 from distill.chat import parse_template
@@ -22,6 +22,23 @@ from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.tokenizer import Tokenizer
 from distill.stopping import stop_signals
 from filters.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Where a training lies, and what it holds at a time. Beside `compute` it decides about rounding alone.
+
+    Attributes:
+        fsdp, tp: devices among which parameters and rows, and matrix products, are divided.
+        compute: dtype of the forward and backward pass; None: that of the weights.
+        remat, attention_chunk: see `distill.gemma.forward.hidden_states`.
+    """
+
+    fsdp: int = 1
+    tp: int = 1
+    compute: str | None = None
+    remat: Literal["none", "layer"] = "none"
+    attention_chunk: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,7 @@ class TrainConfig:
             those two.
         checkpoint_every, keep: a checkpoint every so many steps, the latest `keep` stay.
         dtype: "float32" or "bfloat16", of weights and optimiser.
+        layout: devices and memory; None: one device, everything at once.
     """
 
     job: str = "sft"
@@ -63,6 +81,7 @@ class TrainConfig:
     checkpoint_every: int = 100
     keep: int = 2
     dtype: str = "float32"
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         parse_template(self.template)
@@ -296,8 +315,11 @@ class _Job:
         optimizer = adamw(
             self.schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip=config.clip
         )
+        layout, more = config.layout, dict[str, Any]()
+        if layout is not None:
+            more = self._laid_out(layout)
         return SftTrainer(
-            load_model(self.folder, dtype=config.dtype),
+            load_model(self.folder, dtype=config.dtype, mesh=more.get("mesh")),
             optimizer,
             accumulation=config.gradient_accumulation,
             checkpoints=self.out / log.CHECKPOINTS,
@@ -305,7 +327,34 @@ class _Job:
             evaluate_every=config.eval_every,
             keep=config.keep,
             observer=self,
+            **more,
         )
+
+    def _laid_out(self, layout: Layout) -> dict[str, Any]:
+        """Mesh, loss and inputs of the trainer for a layout.
+
+        Raises:
+            UserError: fewer devices than the mesh wants, or rows that they cannot share.
+        """
+        from distill.gemma.forward import logit_chunk
+        from distill.gemma.mesh import make_mesh
+        from distill.loss import long_inputs, long_loss
+
+        if self.config.batch_size % layout.fsdp:
+            raise UserError(f"batch_size {self.config.batch_size} cannot be divided among fsdp {layout.fsdp}")
+        loss = long_loss(
+            compute=layout.compute,
+            remat=layout.remat,
+            logit_chunk=logit_chunk(
+                self.config.batch_size,
+                self.config.max_length,
+                self.folder.config.vocab_size,
+                layout.fsdp,
+                layout.tp,
+            ),
+            attention_chunk=layout.attention_chunk,
+        )
+        return {"mesh": make_mesh(layout.fsdp, layout.tp), "loss": loss, "inputs": long_inputs}
 
     def _stop(self, number: signal.Signals) -> None:
         self.stopped_by = number
@@ -365,10 +414,17 @@ class _Job:
 # ------------------------------------------------------------------------------------------ the manifest
 
 
+def _deciding(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide about the losses: of the layout the dtype alone, where it names one."""
+    settings = dataclasses.asdict(config)
+    layout = settings.pop("layout")
+    return settings | ({"compute": layout["compute"]} if layout and layout["compute"] else {})
+
+
 def _manifest(config: TrainConfig, dataset: Dataset, folder: ModelFolder, student: str) -> dict[str, Any]:
     return {
         "status": "running",
-        "config": dataclasses.asdict(config),
+        "config": _deciding(config),
         "template": parse_template(config.template).to_dict(),
         "steps": config.steps_for(len(dataset.train)),
         "student": {

@@ -8,8 +8,9 @@ evaluation is repeated when a run goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +53,8 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         checkpoints: folder of this job alone. A checkpoint that is there is restored at once.
         checkpoint_every: in optimiser steps; the last step is saved in any case.
         keep: checkpoints that stay.
+        mesh: axes "fsdp" and "tp", on which the model lies; None for one device.
+        loss, inputs: the loss, and what it takes from a batch.
     """
 
     def __init__(
@@ -65,6 +68,9 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         evaluate_every: int,
         keep: int,
         observer: Observer,
+        mesh: Any = None,
+        loss: Callable[..., Any] = completion_loss,
+        inputs: Callable[..., Any] = model_inputs,
     ) -> None:
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
@@ -77,9 +83,11 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             checkpoint_root_directory=str(checkpoints.resolve()),
             checkpointing_options=options,
         )
-        super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
-        self.with_gen_model_input_fn(model_inputs)
-        self.with_loss_fn(completion_loss, has_aux=True)
+        self._mesh = contextlib.nullcontext() if mesh is None else mesh
+        with self._mesh:
+            super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
+        self.with_gen_model_input_fn(inputs)
+        self.with_loss_fn(loss, has_aux=True)
         self._observer = observer
         self._checkpoint_every = checkpoint_every
         self._buffered_train_metrics: Any = None
@@ -90,7 +98,8 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         """Train until the batches end; returns the number of optimiser steps the model has behind it."""
         self._evaluation = evaluation
         try:
-            self.train(batches, evaluation)
+            with self._mesh:
+                self.train(batches, evaluation)
         except BaseException:
             self.checkpoint_manager.close()  # an asynchronous save that has begun is finished
             raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +44,19 @@ class StageResult:
     counts: Mapping[str, Any] = field(default_factory=dict)
 
 
-@functools.cache
+_NO_DOWNLOADS: ContextVar[bool] = ContextVar("no_downloads", default=False)
+
+
+@contextlib.contextmanager
+def without_downloads() -> Iterator[None]:
+    """Within it `model_hash` lets a name stand for a model that is not on this machine: for plans."""
+    token = _NO_DOWNLOADS.set(True)
+    try:
+        yield
+    finally:
+        _NO_DOWNLOADS.reset(token)
+
+
 def model_hash(name: str) -> str:
     """Content hash of a model folder. A model of the same run has none yet: its stage stands for it.
 
@@ -51,6 +65,16 @@ def model_hash(name: str) -> str:
     """
     if trained_stage(name) is not None:
         return name
+    if _NO_DOWNLOADS.get():
+        from distill.gemma.sizes import is_downloaded
+
+        if not is_downloaded(name):
+            return f"{name}, not downloaded yet"
+    return _content_hash(name)
+
+
+@functools.cache
+def _content_hash(name: str) -> str:
     from distill.gemma.folder import ModelFolder, resolve_model
 
     return ModelFolder.open(resolve_model(name)).content_hash
@@ -201,7 +225,9 @@ def teach_sft(name: str) -> Callable[[Context], StageResult]:
 
         spec = context.recipe.teacher[name]
         assert isinstance(spec, SftStage)
-        return StageResult(*fine_tune(context.run, f"teacher:{name}", spec, context.reporter))
+        return StageResult(
+            *fine_tune(context.run, f"teacher:{name}", spec, context.reporter, context.recipe.mesh)
+        )
 
     return work
 
@@ -231,6 +257,7 @@ def generate(name: str | None) -> Callable[[Context], StageResult]:
 
 def _generate(context: Context, spec: Generate) -> StageResult:
     from distill.chat import parse_template
+    from distill.gemma.mesh import make_mesh
     from factory.engines.gemma import GemmaEngine
     from factory.generate import Plan
     from factory.generate import generate as draw
@@ -241,12 +268,15 @@ def _generate(context: Context, spec: Generate) -> StageResult:
             "there is no prompt to sample from: every prompt of this run is held out for evaluation"
         )
     plan = Plan(chosen, generation_of(context.run, spec), spec.n, context.recipe.seed)
+    where = context.recipe.mesh
     engine = GemmaEngine(
         model_folder(context.run, spec.model),
         model_name=spec.model,
         template=parse_template(spec.template),
         prompt_length=spec.prompt_length,
         batch_size=spec.batch_size,
+        dtype=spec.dtype or "float32",
+        mesh=None if where is None else make_mesh(where.fsdp, where.tp),
         **spec.sampling.model_dump(),
     )
     progress = draw(
@@ -367,7 +397,9 @@ def train(name: str) -> Callable[[Context], StageResult]:
         from factory.train import fine_tune
 
         spec = context.recipe.students[name]
-        return StageResult(*fine_tune(context.run, f"student:{name}", spec, context.reporter))
+        return StageResult(
+            *fine_tune(context.run, f"student:{name}", spec, context.reporter, context.recipe.mesh)
+        )
 
     return work
 

@@ -12,6 +12,7 @@ from factory.store import Run
 if TYPE_CHECKING:
     from distill.sft import Progress
     from factory.recipe import Student
+    from factory.teacher.settings import Mesh
 
 
 def trained_folder(run: Run, model: str) -> Path:
@@ -20,7 +21,9 @@ def trained_folder(run: Run, model: str) -> Path:
     return run.folder / {"student": "students", "teacher": "teacher"}[kind] / name
 
 
-def fine_tune(run: Run, model: str, spec: Student, reporter: Reporter) -> tuple[list[Path], dict[str, Any]]:
+def fine_tune(
+    run: Run, model: str, spec: Student, reporter: Reporter, mesh: Mesh | None = None
+) -> tuple[list[Path], dict[str, Any]]:
     """Train a model `student:NAME` or `teacher:NAME` on a mix, from wherever it stopped.
 
     A folder that holds another training (a redone stage with other settings or other data) is moved aside to
@@ -29,10 +32,16 @@ def fine_tune(run: Run, model: str, spec: Student, reporter: Reporter) -> tuple[
     Returns:
         the files that the stage answers for, and its counts.
     """
-    from distill.sft import TrainConfig, another_run, train
+    from distill.sft import Layout, TrainConfig, another_run, train
 
     name = model.partition(":")[2]
     base = str(trained_folder(run, spec.base) / "model") if trained_stage(spec.base) else spec.base
+    devices = {} if mesh is None else {"fsdp": mesh.fsdp, "tp": mesh.tp}
+    layout: Layout | None = Layout(
+        **devices, compute=spec.compute, remat=spec.remat, attention_chunk=spec.attention_chunk
+    )
+    if layout == Layout():  # nothing asked for: the plain loss on one device
+        layout = None
     config = TrainConfig(
         job=name,
         template=spec.template,
@@ -48,6 +57,7 @@ def fine_tune(run: Run, model: str, spec: Student, reporter: Reporter) -> tuple[
         checkpoint_every=spec.checkpoint_every,
         keep=spec.keep,
         seed=spec.seed,
+        layout=layout,
     )
     data = run.folder / "mix" / spec.mix
     out = trained_folder(run, model)

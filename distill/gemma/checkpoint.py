@@ -200,11 +200,15 @@ def model_from_arrays(
         if array.shape != variable.shape:
             raise ValueError(f"parameter {path}: shape {array.shape}, the model wants {variable.shape}")
         if mesh is None:
-            value = jnp.asarray(array)
-        else:
-            axes = variable.get_metadata().get("out_sharding") or ()
-            value = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
-        placed.append((path, variable.replace(value)))
+            placed.append((path, variable.replace(jnp.asarray(array))))
+            continue
+        # An axis that does not divide the parameter leaves it whole there; the optimiser follows what is noted.
+        axes = variable.get_metadata().get("out_sharding") or ()
+        axes = tuple(
+            a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, array.shape, strict=False)
+        )
+        value = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+        placed.append((path, variable.replace(value, out_sharding=axes)))
     model: Gemma3 = nnx.merge(graph, nnx.State.from_flat_path(placed))
     return model
 

@@ -117,6 +117,27 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     return Path(_download(name))
 
 
+def cached_model(name: str) -> Path | None:
+    """As `resolve_model`, but without a download: None for a Hub id whose weights are not in the Hub's cache.
+
+    Raises:
+        UserError: neither a folder nor a Hub id.
+    """
+    if name in TINY or Path(name).exists() or not _looks_like_hub_id(name):
+        return resolve_model(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = name.partition("@")
+    try:
+        found = Path(snapshot_download(repo, revision=revision or None, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+    # A snapshot may hold a tokenizer alone, or a download that was broken off.
+    whole = (found / "config.json").is_file() and any(found.glob("model*.safetensors"))
+    return found if whole else None
+
+
 def _looks_like_hub_id(name: str) -> bool:
     parts = name.split("@", 1)[0].split("/")
     return len(parts) == 2 and all(parts) and not name.startswith((".", "~", "/"))

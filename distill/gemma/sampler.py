@@ -12,6 +12,9 @@ How it goes: prompts are right-padded and prefilled `prefill_batch` at a time; s
 prefill. Rows are decoded `chunk` tokens at a time, then finished rows are harvested and refilled. On a CPU two
 lanes of rows run in two threads, because XLA there keeps a small model on about one core; their host work
 overlaps too.
+
+On a mesh (axes "fsdp" and "tp") rows are divided among "fsdp", and every device goes its own way through a chunk:
+see `distill.gemma.row_parallel`.
 """
 
 from __future__ import annotations
@@ -21,17 +24,18 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from distill.gemma import decoder
-from distill.gemma.decoder import Cache, DecoderSpec, Weights
+from distill.gemma.decoder import Cache, Weights
+from distill.gemma.row_parallel import compiled_functions, placing
 from filters.errors import UserError
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 _ROW_MULTIPLE = 8
 """Rows of a matrix product come in panels of 8; a row of a partial panel would get other bits."""
@@ -133,7 +137,7 @@ class _Lane:
         self.tokens: list[list[int]] = [[] for _ in range(rows)]
         self.logprobs: list[list[float]] = [[] for _ in range(rows)]
         self.started = np.zeros(rows)
-        self.inserts: list[tuple[Future[Cache], np.ndarray[Any, Any], np.ndarray[Any, Any], int]] = []
+        self.inserts: list[tuple[Future[Cache], np.ndarray[Any, Any], np.ndarray[Any, Any], Any]] = []
 
     def free_rows(self) -> list[int]:
         return [row for row, request in enumerate(self.request) if request is None]
@@ -181,6 +185,9 @@ class Sampler:
         prefill_batch: prompts prefilled together; None takes an eighth of a lane's rows.
         chunk: tokens decoded between two harvests.
         lanes: threads of decoding; None takes 2 on a CPU when there are rows for both, else 1.
+        mesh: devices with the axes "fsdp" and "tp", on which the model lies; None for one device. `batch_size` is
+            then rounded up to a multiple of 8 a device of "fsdp", and `prefill_batch` to one of those devices.
+        dtype: of weights and cache while sampling; None for the model's own.
 
     Raises:
         UserError: for sizes that cannot be.
@@ -199,6 +206,8 @@ class Sampler:
         prefill_batch: int | None = None,
         chunk: int = 8,
         lanes: int | None = None,
+        mesh: Mesh | None = None,
+        dtype: str | None = None,
     ) -> None:
         if min(prompt_length, batch_size, chunk) < 1:
             raise UserError(
@@ -210,22 +219,43 @@ class Sampler:
         self._spec = decoder.spec_of(model)
         self._stop_ids = frozenset(stop_ids)
         self._pad_id = pad_id
+        if mesh is not None:
+            lanes = 1  # every device is busy with its own rows already
         if lanes is None:
             lanes = 2 if jax.default_backend() == "cpu" and batch_size >= 2 * _ROW_MULTIPLE else 1
         self._lanes = lanes
-        self._rows = _round_up(-(-batch_size // lanes))
-        self._prefill_rows = prefill_batch if prefill_batch is not None else max(1, self._rows // 8)
-        self._slots = _round_up(prompt_length) + sampling.max_new_tokens
-        self._build(chunk)
+        shards = 1 if mesh is None else mesh.shape["fsdp"]
+        self._mesh = mesh
+        self._local_rows = round_up(-(-batch_size // (lanes * shards)))
+        self._rows = self._local_rows * shards
+        prefill_rows = prefill_batch if prefill_batch is not None else max(1, self._rows // 8)
+        self._prefill_rows = -(-prefill_rows // shards) * shards
+        self._slots = round_up(prompt_length) + sampling.max_new_tokens
+        self._build(chunk, mesh, dtype)
 
-    def _build(self, chunk: int) -> None:
-        stops = tuple(sorted(self._stop_ids))
-        dtype = self._model.embedder.input_embedding[...].dtype
-        self._jit_empty = jax.jit(partial(decoder.empty_cache, self._spec, self._rows, self._slots, dtype))
-        self._jit_prefill = jax.jit(partial(decoder.prefill, self._spec))
-        self._jit_insert = jax.jit(partial(_insert), donate_argnums=0)  # partial: a cache of its own
-        decode = partial(_decode_chunk, self._spec, self.sampling, stops, chunk)
-        self._jit_decode = jax.jit(decode, donate_argnums=1)
+    def _build(self, chunk: int, mesh: Mesh | None, dtype: str | None) -> None:
+        kind = dtype or self._model.embedder.input_embedding[...].dtype
+        functions = compiled_functions(
+            self._spec,
+            self.sampling,
+            self._stop_ids,
+            chunk=chunk,
+            rows=self._local_rows,
+            slots=self._slots,
+            dtype=kind,
+            mesh=mesh,
+        )
+        self._jit_empty, self._jit_prefill, self._jit_insert, self._jit_decode = functions
+        cast = dtype is not None or mesh is not None
+        self._jit_weights = placing(self._spec, mesh, dtype) if cast else None
+
+    def _weights(self) -> Weights:
+        """The model's parameters as they are now, where and in the dtype in which they are sampled from."""
+        weights = decoder.weights_of(self._model)
+        if self._jit_weights is None:
+            return weights
+        placed: Weights = self._jit_weights(weights)
+        return placed
 
     @property
     def batch_size(self) -> int:
@@ -235,8 +265,8 @@ class Sampler:
     @property
     def compilations(self) -> int:
         """How many executables this sampler has compiled; constant after `warm_up`."""
-        jitted = (self._jit_empty, self._jit_prefill, self._jit_insert, self._jit_decode)
-        return sum(function._cache_size() for function in jitted)
+        jitted = (self._jit_empty, self._jit_prefill, self._jit_insert, self._jit_decode, self._jit_weights)
+        return sum(function._cache_size() for function in jitted if function is not None)
 
     def warm_up(self) -> None:
         """Compile everything, in the order and in the kinds of threads in which `run` uses it."""
@@ -262,7 +292,7 @@ class Sampler:
     # Called by `_Run`, in worker threads.
 
     def _prefill(self, weights: Weights, prompts: list[tuple[int, ...]]) -> Cache:
-        tokens = np.full((self._prefill_rows, _round_up(self.prompt_length)), self._pad_id, np.int32)
+        tokens = np.full((self._prefill_rows, round_up(self.prompt_length)), self._pad_id, np.int32)
         for slot, prompt in enumerate(prompts):
             tokens[slot, : len(prompt)] = prompt
         cache: Cache = self._jit_prefill(weights, tokens)
@@ -270,7 +300,7 @@ class Sampler:
 
     def _advance(self, weights: Weights, lane: _Lane) -> _Chunk:
         for block, source, target, count in lane.inserts:
-            lane.cache = self._jit_insert(lane.cache, block.result(), source, target, np.int32(count))
+            lane.cache = self._jit_insert(lane.cache, block.result(), source, target, count)
         lane.inserts.clear()
         state = (lane.token, lane.position, lane.count, lane.active)
         lane.cache, state, tokens, logprobs = self._jit_decode(
@@ -279,6 +309,17 @@ class Sampler:
         # Copies: a NumPy view of a device buffer is read-only.
         lane.token, lane.position, lane.count, lane.active = (np.array(array) for array in state)
         return _Chunk(np.asarray(tokens), np.asarray(logprobs))
+
+    def _placed_rows(self, sources: list[int], targets: list[int]) -> tuple[Any, Any, Any]:
+        """Sources, targets and their number, for each device's rows on their own: what `_insert` copies there."""
+        local, shards = self._local_rows, self._rows // self._local_rows
+        source, target = np.zeros((2, shards, local), np.int32)
+        count = np.zeros(shards, np.int32)
+        for slot, row in zip(sources, targets, strict=True):
+            shard, own = divmod(row, local)
+            source[shard, count[shard]], target[shard, count[shard]] = slot, own
+            count[shard] += 1
+        return source.reshape(-1), target.reshape(-1), count[0] if self._mesh is None else count
 
     def _check(self, request: Request) -> int:
         """The request's token limit, once the request is known to be possible."""
@@ -311,7 +352,7 @@ class _Run:
         self._sampler = sampler
         self._requests = requests
         self._next: Request | None = None
-        self._weights = decoder.weights_of(sampler._model)
+        self._weights = sampler._weights()
         self._waiting: deque[_Waiting] = deque()
         self._prefiller = ThreadPoolExecutor(1, thread_name_prefix="prefill")
         self._decoders = ThreadPoolExecutor(sampler._lanes, thread_name_prefix="decode")
@@ -352,13 +393,8 @@ class _Run:
             sources.append(entry.slot)
             targets.append(row)
         for block, sources, targets in seats.values():
-            lane.inserts.append((block, self._index(sources), self._index(targets), len(targets)))
+            lane.inserts.append((block, *self._sampler._placed_rows(sources, targets)))
         return any(request is not None for request in lane.request)
-
-    def _index(self, rows: list[int]) -> np.ndarray[Any, Any]:
-        padded = np.zeros(self._sampler._rows, np.int32)
-        padded[: len(rows)] = rows
-        return padded
 
     def _pull(self) -> None:
         """Take requests until a block of distinct prompts, or as many as a lane has rows, and prefill them."""
@@ -381,128 +417,6 @@ class _Run:
             self._waiting.extend(_Waiting(request, block, slots[request.prompt_ids]) for request in pulled)
 
 
-def _round_up(size: int) -> int:
+def round_up(size: int) -> int:
+    """Rows, or cells of a prompt, as they are compiled."""
     return -(-size // _ROW_MULTIPLE) * _ROW_MULTIPLE
-
-
-# ------------------------------------------------------------------------------------------- compiled functions
-
-
-def _insert(
-    cache: Cache, block: Cache, source: Int[Array, " B"], target: Int[Array, " B"], count: Int[Array, ""]
-) -> Cache:
-    """Copy row `source[i]` of a prefilled block into row `target[i]` of the cache, for i < count, in place."""
-
-    def copy_row(i: Int[Array, ""], cache: Cache) -> Cache:
-        def place(into: Float[Array, "B ..."], rows: Float[Array, "R ..."]) -> Float[Array, "B ..."]:
-            row = jax.lax.dynamic_index_in_dim(rows, source[i], 0, keepdims=True)
-            return jax.lax.dynamic_update_slice(into, row, (target[i], 0, 0, 0))
-
-        placed: Cache = jax.tree.map(place, cache, block)
-        return placed
-
-    copied: Cache = jax.lax.fori_loop(0, count, copy_row, cache)
-    return copied
-
-
-_State = tuple[Int[Array, " B"], Int[Array, " B"], Int[Array, " B"], Bool[Array, " B"]]
-"""Token to feed, its position, tokens drawn so far, still going."""
-
-
-def _decode_chunk(
-    spec: DecoderSpec,
-    sampling: SamplingConfig,
-    stop_ids: tuple[int, ...],
-    steps: int,
-    weights: Weights,
-    cache: Cache,
-    state: _State,
-    limit: Int[Array, " B"],
-    key: UInt32[Array, "B 2"],
-) -> tuple[Cache, _State, Int[Array, "K B"], Float[Array, "K B"]]:
-    """Up to `steps` tokens a row; ends early when no row is going. Row b's new tokens lead column b."""
-    rows = limit.shape[0]
-    stops = jnp.array(stop_ids, jnp.int32)
-
-    def going(carry: Any) -> Bool[Array, ""]:
-        step, _, (_, _, _, active), _, _ = carry
-        return (step < steps) & jnp.any(active)
-
-    def one_step(carry: Any) -> Any:
-        step, cache, (token, position, count, active), tokens, logprobs = carry
-        logits, cache = decoder.decode_step(spec, weights, cache, token, position)
-        drawn = draw(logits, key, count, sampling)
-        logprob = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), drawn[:, None], axis=-1)[:, 0]
-        tokens, logprobs = tokens.at[step].set(drawn), logprobs.at[step].set(logprob)
-        count = count + active
-        # A row that is done stays where it is and writes to its own slot, which nobody reads any more.
-        position = position + active
-        active = active & (count < limit) & ~jnp.isin(drawn, stops)
-        return step + 1, cache, (drawn, position, count, active), tokens, logprobs
-
-    tokens, logprobs = jnp.zeros((steps, rows), jnp.int32), jnp.zeros((steps, rows), jnp.float32)
-    start = (jnp.int32(0), cache, state, tokens, logprobs)
-    _, cache, state, tokens, logprobs = jax.lax.while_loop(going, one_step, start)
-    return cache, state, tokens, logprobs
-
-
-def draw(
-    logits: Float[Array, "B V"], key: UInt32[Array, "B 2"], index: Int[Array, " B"], sampling: SamplingConfig
-) -> Int[Array, " B"]:
-    """Draw a token a row: one uniform number from (key, index), turned into a token by the inverse CDF.
-
-    One number a row instead of a Gumbel number a token of the vocabulary: on a CPU the noise would otherwise
-    cost more than the model. A 23-bit uniform cannot tell apart tokens below a probability of about 1e-7.
-
-    Args:
-        logits: float32.
-        key: the seed's high and low words.
-        index: which token of its sample this is.
-        sampling: static.
-    """
-    if sampling.temperature == 0:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    scaled = logits / sampling.temperature
-    uniform = _uniform(key, index)
-    if sampling.top_k == 0 and sampling.top_p >= 1:
-        return _inverse_cdf(jnp.exp(scaled - scaled.max(axis=-1, keepdims=True)), uniform)
-    kept = min(sampling.top_k or scaled.shape[-1], scaled.shape[-1])
-    best, ids = jax.lax.top_k(scaled, kept)
-    shares = jax.nn.softmax(best, axis=-1)
-    above = jnp.cumsum(shares, axis=-1) - shares
-    chosen = _inverse_cdf(jnp.where(above < sampling.top_p, shares, 0), uniform)
-    return jnp.take_along_axis(ids, chosen[:, None], axis=-1)[:, 0]
-
-
-def _uniform(key: UInt32[Array, "B 2"], index: Int[Array, " B"]) -> Float[Array, " B"]:
-    def one(words: UInt32[Array, " 2"], index: Int[Array, ""]) -> Float[Array, ""]:
-        base = jax.random.wrap_key_data(words, impl="threefry2x32")
-        return jax.random.uniform(jax.random.fold_in(base, index))
-
-    return jax.vmap(one)(key, index)
-
-
-def _inverse_cdf(weight: Float[Array, "B V"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
-    """The first index whose cumulated weight exceeds `uniform` of the total.
-
-    In two levels of about √V, first the block and then the place in it: a cumulative sum over a whole
-    vocabulary is slow on a CPU and loses digits.
-    """
-    rows, size = weight.shape
-    width = max(1, int(size**0.5))
-    blocks = -(-size // width)
-    split = jnp.pad(weight, ((0, 0), (0, blocks * width - size))).reshape(rows, blocks, width)
-    block_ends = jnp.cumsum(split.sum(axis=-1), axis=-1)
-    target = uniform * block_ends[:, -1]
-    block = _first_above(block_ends, target)
-    begin = jnp.where(
-        block > 0, jnp.take_along_axis(block_ends, jnp.maximum(block - 1, 0)[:, None], -1)[:, 0], 0
-    )
-    ends = jnp.cumsum(split[jnp.arange(rows), block], axis=-1)
-    return (block * width + _first_above(ends, target - begin)).astype(jnp.int32)
-
-
-def _first_above(ends: Float[Array, "B A"], target: Float[Array, " B"]) -> Int[Array, " B"]:
-    """First index with `ends > target`; rounding can put the target at the end, where no weight is left."""
-    below_total = jnp.nextafter(ends[:, -1], 0)
-    return jnp.sum(ends <= jnp.minimum(target, below_total)[:, None], axis=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from distill.chat import Template, encode_prompt, stop_ids
 from distill.gemma.folder import ModelFolder
@@ -34,6 +35,8 @@ class GemmaEngine:
         max_new_tokens: int,
         prompt_length: int,
         batch_size: int,
+        dtype: str = "float32",
+        mesh: Any = None,
     ) -> None:
         from distill.gemma.checkpoint import load_model
         from distill.gemma.sampler import Sampler, SamplingConfig
@@ -44,7 +47,7 @@ class GemmaEngine:
         self.prompt_length = prompt_length
         self.tokenizer = Tokenizer.load(Path(folder.path))
         self.sampler = Sampler(
-            load_model(folder),
+            load_model(folder, dtype=dtype, mesh=mesh),
             sampling=SamplingConfig(
                 max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k
             ),
@@ -52,6 +55,7 @@ class GemmaEngine:
             batch_size=batch_size,
             stop_ids=stop_ids(self.tokenizer),
             pad_id=self.tokenizer.pad_id,
+            **({} if mesh is None else {"mesh": mesh}),
         )
 
     def sample(self, requests: Iterable[SampleRequest]) -> Iterator[Completion | Failure]:

@@ -1,36 +1,298 @@
-"""What a stage of reinforcement learning will take: samples, tokens, memory of each device. Needs no JAX."""
+"""What a stage of reinforcement learning will take: samples, tokens, bytes of each device, hours. Needs no JAX itself.
+
+Bytes come from compiling the stage's update and decoding ahead of time, in a process of its own with as many CPU
+devices as the mesh has (`factory.teacher.compiling`). A deep model is compiled with four and with eight layers, and
+the rest follows on a straight line, for every layer costs the same. XLA for a CPU holds bfloat16 operands in
+float32 as well and forms no reduce-scatter: its temporary bytes are an upper estimate for a chip.
+
+Hours are upper bounds on the tokens (every sample at its longest), at an assumed share of what a chip can do
+(`factory.teacher.chips`). Formulas, with N parameters, l layers, A = heads · width of a head:
+
+    update    (6N + 2N where layers are computed twice + 2N for each other set of log-probabilities
+               + 12 · l · A · row) FLOPs a cell / (devices · FLOP/s · 0.4)        Kaplan et al., arXiv 2001.08361, 2.1
+    decoding  (weights + cache + 6 passes over float32 logits) bytes of a chip a token / (bandwidth · 0.6)
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from typing import Literal
 
-from distill.gemma.folder import ModelFolder, resolve_model
-from factory.teacher.settings import Rl
+from distill.gemma.config import GemmaConfig
+from distill.gemma.sizes import ModelShape, model_shape
+from factory.teacher.chips import CHIPS, READING, UTILISATION, Chip
+from factory.teacher.settings import Mesh, Rl
+from filters.errors import UserError
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
+"""Of a number."""
+
+_WHOLE_UP_TO = 6
+"""Layers of a model that is compiled whole; each costs some seconds."""
+
+_SHALLOW = (4, 8)
+"""Layers of what is compiled of a deeper one. With two, the first and the last layer still hide what one costs."""
+
+_LOGIT_PASSES = 6  # softmax for the log-probability, and the cumulative sums of the draw
+
+How = Literal["compiled", "extrapolated", "estimated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of one device.
+
+    Attributes:
+        weights, optimiser, reference: what lies there all the time; exact.
+        update: what the optimiser step takes beside it, gradients and activations included.
+        rollout: what sampling takes beside it: its copy of the weights, the cache, temporaries.
+        how: where `update` and `rollout` come from.
+    """
+
+    weights: int
+    optimiser: int
+    reference: int
+    update: int
+    rollout: int
+    how: How
+
+    @property
+    def state(self) -> int:
+        return self.weights + self.optimiser + self.reference
+
+    @property
+    def peak(self) -> int:
+        return self.state + max(self.update, self.rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Hours:
+    """Upper bounds, in hours."""
+
+    rollout: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        return self.rollout + self.update
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Work in words, and the larger of what sampling and learning take on one device, in bytes."""
+    """Work in words, and the bytes of each device and the hours it takes; `hours` is None where no chip is named."""
 
     work: str
-    bytes_per_device: int
+    memory: Memory
+    hours: Hours | None
 
 
 def forecast(spec: Rl, model: str) -> Forecast:
-    """Upper bounds: every sample at its longest, every round of dynamic sampling drawn."""
-    folder = ModelFolder.open(resolve_model(model))
-    config, unit = folder.config, _BYTES[spec.dtype]
-    devices = spec.mesh.fsdp * spec.mesh.tp
+    """Upper bounds: every sample at its longest, every round of dynamic sampling drawn.
+
+    Raises:
+        UserError: the model's shape is not known; the stage cannot be compiled.
+    """
+    shape = model_shape(model)
+    tokens = sum(spec.prompts * spec.samples * spec.limit(step) for step in range(1, spec.steps + 1))
     drawn = spec.steps * spec.prompts * spec.samples
-    work = f"{spec.steps:,} steps, {drawn:,} samples, {drawn * spec.last_limit:,} tokens at most"
-    # Weights, gradients, the sum of gradients, two moments; the reference is a copy more.
-    weights = folder.parameter_count * unit * (6 if spec.kl else 5)
-    cells = spec.rows * (spec.row_length or spec.longest)
+    work = f"{spec.steps:,} steps, {drawn:,} samples, {tokens:,} tokens at most"
+    chip = None if spec.mesh.chip is None else CHIPS[spec.mesh.chip]
+    return Forecast(work, memory_of(spec, shape), None if chip is None else hours_of(spec, shape, chip))
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+
+def memory_of(spec: Rl, shape: ModelShape) -> Memory:
+    """Bytes of one device: compiled where JAX is installed, else by a formula.
+
+    Raises:
+        UserError: the stage cannot be compiled.
+    """
+    if importlib.util.find_spec("jax") is None or importlib.util.find_spec("tunix") is None:
+        return _estimated(spec, shape)
+    config = shape.config
+    deep = config.num_hidden_layers > _WHOLE_UP_TO
+    layers: tuple[int | None, ...] = _SHALLOW if deep else (None,)
+    parts = _compiled(_what_decides(spec), json.dumps(config.to_hf()), layers, spec.mesh.devices)
+    if not deep:
+        return _memory(parts[0], "compiled")
+    return _memory(_on_a_line(parts[0], parts[1], _SHALLOW, config.num_hidden_layers), "extrapolated")
+
+
+def _what_decides(spec: Rl) -> str:
+    """Settings as JSON, with those that change no byte set alike, so that stages share a compilation."""
+    alike = {"temperature": 1.0, "template": "r1-zero", "seed": 0, "clip_low": 0.2, "clip_high": 0.2}
+    plain = spec.model_dump(mode="json", exclude={"rewards", "validation", "dynamic_sampling"})
+    known = {key: value for key, value in plain.items() if key in Rl.model_fields}
+    # Steps shape nothing either, but the steps from which completions are longer must lie within them.
+    return json.dumps({**known, **alike, "kl": 0.001 if spec.kl else 0.0}, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(
+    spec: str, config: str, layers: tuple[int | None, ...], devices: int
+) -> tuple[dict[str, dict[str, int]], ...]:
+    """`factory.teacher.compiling.measure` for each number of layers, in a process with so many devices."""
+    flags = (
+        f"--xla_force_host_platform_device_count={devices}",
+        # The default orders work for the threads of a CPU; a chip's compiler orders it for memory, as this does.
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
+        # Barriers keep what is computed again from being merged with what was computed first; on a chip they stay.
+        "--xla_disable_hlo_passes=cse_barrier_expander",
+    )
+    asked = {"spec": json.loads(spec), "config": json.loads(config), "layers": layers}
+    done = subprocess.run(
+        [sys.executable, "-m", "factory.teacher.compiling"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)},
+    )
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        raise UserError(
+            f"the stage cannot be compiled for a mesh of {devices} devices: {lines[-1] if lines else 'no reason given'}"
+        )
+    return tuple(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _on_a_line(
+    few: dict[str, dict[str, int]], more: dict[str, dict[str, int]], at: tuple[int, int], layers: int
+) -> dict[str, dict[str, int]]:
+    """Bytes of a model of so many layers, from those of two shallow ones of `at` layers."""
+    low, high = at
+    return {
+        part: {
+            name: value + (layers - low) * (more[part][name] - value) // (high - low)
+            for name, value in values.items()
+        }
+        for part, values in few.items()
+    }
+
+
+def _memory(parts: dict[str, dict[str, int]], how: How) -> Memory:
+    state, update, decode = parts["state"], parts["update"], parts["decode"]
+    held = state["weights"] + state["optimiser"]  # arguments of the update, counted once
+    return Memory(
+        **state,
+        update=max(0, update["arguments"] - held)
+        + update["outputs"]
+        - update["shared"]
+        + update["temporary"],
+        rollout=decode["arguments"] + decode["outputs"] - decode["shared"] + decode["temporary"],
+        how=how,
+    )
+
+
+def _estimated(spec: Rl, shape: ModelShape) -> Memory:
+    """A formula for where nothing can be compiled: gradients twice, activations of every layer, all logits."""
+    config, unit, devices = shape.config, BYTES[spec.dtype], spec.mesh.devices
+    weights = shape.parameters * unit // devices
+    length = spec.row_length or spec.longest
+    cells = spec.rows * length
     layer = 12 * config.hidden_size + 3 * config.intermediate_size
-    scores = config.num_attention_heads * (spec.row_length or spec.longest)
+    scores = config.num_attention_heads * length
     activations = cells * (4 * 3 * config.vocab_size + unit * config.num_hidden_layers * (layer + 2 * scores))
-    cache = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    sampling = unit * spec.rollout_batch * (cache * spec.longest) + 4 * spec.rollout_batch * config.vocab_size
-    return Forecast(work, (weights + max(activations, sampling)) // devices)
+    rollout = _decode_bytes(spec, shape)
+    return Memory(
+        weights,
+        2 * weights,
+        weights if spec.kl else 0,
+        2 * weights + activations // devices,
+        rollout,
+        "estimated",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- hours
+
+
+def hours_of(spec: Rl, shape: ModelShape, chip: Chip) -> Hours:
+    """Hours of a stage; see the module for the formulas."""
+    rollout = update = 0.0
+    token = _decode_bytes(spec, shape) / (chip.bandwidth * READING)
+    rounds = spec.dynamic_sampling.max_rounds if spec.dynamic_sampling is not None else 1
+    asked = spec.prompts * spec.samples
+    for limit, steps in _limits(spec).items():
+        waves = math.ceil(asked / max(spec.rollout_batch, spec.mesh.fsdp))
+        rollout += steps * rounds * waves * limit * token
+        cells = asked * (spec.prompt_length + limit)
+        update += steps * cells * _update_flops(spec, shape)
+    if spec.validation is not None:
+        times = spec.steps // spec.validation.every + 2
+        waves = math.ceil(spec.validation.prompts * spec.validation.samples / spec.rollout_batch)
+        rollout += times * waves * spec.last_limit * token
+    return Hours(rollout / 3600, update / (spec.mesh.devices * chip.flops * UTILISATION) / 3600)
+
+
+def _limits(spec: Rl) -> dict[int, int]:
+    """How many steps each limit of the completions holds for."""
+    found: dict[int, int] = {}
+    for step in range(1, spec.steps + 1):
+        found[spec.limit(step)] = found.get(spec.limit(step), 0) + 1
+    return found
+
+
+def _update_flops(spec: Rl, shape: ModelShape) -> float:
+    """FLOPs of a cell of a packed row: forward and backward pass, and the passes that only give log-probabilities."""
+    others = bool(spec.kl) + (spec.minibatches * spec.epochs > 1)
+    passes = spec.epochs * (8 if spec.remat == "layer" else 6) + 2 * others
+    attention = attention_flops(shape.config, spec.row_length or spec.longest)
+    return passes * (shape.parameters + attention)
+
+
+def attention_flops(config: GemmaConfig, row: int) -> float:
+    """What attention adds to a parameter count: scores and reading are 2 · l · A · row multiplications a cell.
+
+    The forward pass of N parameters is 2N FLOPs a cell, so this times two. Every query meets the whole row: masks
+    hide, they save nothing.
+    """
+    return 2.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * row
+
+
+def _decode_bytes(spec: Rl, shape: ModelShape) -> int:
+    return decode_bytes(
+        shape,
+        spec.mesh,
+        rows=spec.rollout_batch,
+        slots=spec.prompt_length + spec.last_limit,
+        unit=BYTES[spec.compute or spec.dtype],
+    )
+
+
+def decode_bytes(shape: ModelShape, mesh: Mesh, *, rows: int, slots: int, unit: int) -> int:
+    """Bytes that one chip reads for one token of each of its rows: weights, the whole cache, logits."""
+    config = shape.config
+    own = math.ceil(rows / mesh.fsdp)
+    heads = config.num_key_value_heads
+    heads = heads // mesh.tp if heads % mesh.tp == 0 else heads
+    cache = 2 * config.num_hidden_layers * heads * config.head_dim * slots * own * unit
+    logits = _LOGIT_PASSES * 4 * own * config.vocab_size // mesh.tp
+    return shape.parameters * unit // mesh.tp + cache + logits
+
+
+def train_hours(tokens: float, shape: ModelShape, mesh: Mesh, row: int, *, passes: int = 6) -> float | None:
+    """Hours of fine-tuning on so many tokens; None where no chip is named."""
+    if mesh.chip is None:
+        return None
+    flops = tokens * passes * (shape.parameters + attention_flops(shape.config, row))
+    return flops / (mesh.devices * CHIPS[mesh.chip].flops * UTILISATION) / 3600
+
+
+def sample_hours(
+    samples: int, shape: ModelShape, mesh: Mesh, *, rows: int, prompt: int, new: int, dtype: str
+) -> float | None:
+    """Hours of drawing so many samples of at most `new` tokens; None where no chip is named."""
+    if mesh.chip is None:
+        return None
+    token = decode_bytes(shape, mesh, rows=rows, slots=prompt + new, unit=BYTES[dtype])
+    return math.ceil(samples / rows) * new * token / (CHIPS[mesh.chip].bandwidth * READING) / 3600

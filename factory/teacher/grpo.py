@@ -34,6 +34,8 @@ from filters.errors import UserError
 from filters.workers import WorkerPool
 
 REFERENCES = "references"
+_MOST_IDLE = 0.75
+"""However many groups taught nothing, a round asks for at most four times what is lacking."""
 PromptRow = Mapping[str, Any]
 
 
@@ -230,43 +232,23 @@ class _Stage:
         self.say: Callable[[str], None] = lambda _: None
         self.stopped_by: signal.Signals | None = None
         self.position = 0  # of the next prompt in the stream
+        self.taught_nothing = 0.0  # share of the last step's groups
         self._make(rollout)
 
     def _make(self, rollout: Callable[[Any, Tokenizer], Rollout] | None) -> None:
         from distill.gemma.checkpoint import load_model
-        from distill.trainer import adamw, cosine_schedule
-        from factory.teacher.loss import LossConfig
-        from factory.teacher.trainer import GrpoTrainer, Shape
+        from distill.gemma.mesh import make_mesh
+        from factory.teacher.assembly import loss_of, optimiser_of, schedule_of, update_shape
+        from factory.teacher.trainer import GrpoTrainer
 
-        spec, o = self.spec, self.spec.optimiser
-        mesh = make_mesh(spec)
-        updates = spec.steps * spec.minibatches * spec.epochs
-        self.schedule = cosine_schedule(
-            o.learning_rate,
-            steps=updates,
-            warmup=o.warmup_steps,
-            final_fraction=0.1 if o.schedule == "cosine" else 1.0,
-        )
-        shape = Shape.for_samples(
-            math.ceil(spec.prompts / spec.minibatches) * spec.samples,
-            longest=spec.longest,
-            length=spec.row_length or spec.longest,
-            rows=spec.rows,
-            window=self.base.config.sliding_window,
-            data_shards=spec.mesh.fsdp,
-        )
-        loss = LossConfig(
-            temperature=spec.temperature,
-            clip_low=spec.clip_low,
-            clip_high=spec.clip_high,
-            beta=spec.kl,
-            on_policy=spec.minibatches * spec.epochs == 1,
-        )
+        spec, config = self.spec, self.base.config
+        mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
+        self.schedule = schedule_of(spec)
         self.trainer = GrpoTrainer(
             load_model(self.base, dtype=spec.dtype, mesh=mesh),
-            adamw(self.schedule, b1=o.b1, b2=o.b2, weight_decay=o.weight_decay, clip=o.clip),
-            loss=loss,
-            shape=shape,
+            optimiser_of(spec),
+            loss=loss_of(spec, config),
+            shape=update_shape(spec, config),
             checkpoints=self.out / log.CHECKPOINTS,
             mesh=mesh,
         )
@@ -282,6 +264,7 @@ class _Stage:
                 max_new_tokens=spec.last_limit,
                 batch_size=spec.rollout_batch,
                 mesh=mesh,
+                dtype=spec.compute,
             )
         )
 
@@ -295,6 +278,7 @@ class _Stage:
             self.journal.open(restored)
             if restored:
                 self.position = int(state["position"])
+                self.taught_nothing = float(state["taught_nothing"])
                 self.say(f"going on at step {restored} of {self.spec.steps}")
             self._restore_reference(restored, bool(state.get("own_reference")))
             try:
@@ -357,7 +341,8 @@ class _Stage:
         own = self.reference is not None and self.spec.reference_every is not None
         if own:
             self._save_reference(step)
-        self.trainer.save(step, {"position": self.position, "own_reference": own})
+        state = {"position": self.position, "taught_nothing": self.taught_nothing, "own_reference": own}
+        self.trainer.save(step, state)
 
     # ------------------------------------------------------------------------------------ reference
 
@@ -399,11 +384,16 @@ class _Stage:
         self.rollout.reset_clock()
         drawn, numbers = self._collect(step)
         groups = self._with_advantages(drawn)
+        wanted = self._learnt_from(groups)
         updated = time.perf_counter()
-        learnt = self._update(step, self._learnt_from(groups))
+        learnt = self._update(step, [groups[number] for number in wanted])
         seconds = time.perf_counter() - updated
         self.rollout.sync()
-        samples = [sample for group in groups for sample in group]
+        samples = [
+            sample if number in wanted else dataclasses.replace(sample, advantage=None)
+            for number, group in enumerate(groups)
+            for sample in group
+        ]
         numbers |= sample_metrics(samples) | domain_metrics(samples) | learnt
         numbers["speed/rollout"] = self.rollout.tokens / max(self.rollout.seconds, 1e-9)
         numbers["speed/update"] = learnt.get("tokens/learnt", 0.0) / max(seconds, 1e-9)
@@ -412,21 +402,27 @@ class _Stage:
         return samples, numbers
 
     def _collect(self, step: int) -> tuple[list[list[Graded]], dict[str, float]]:
-        """Groups of a step. With dynamic sampling, until enough of them teach something."""
+        """Groups of a step. With dynamic sampling, until enough of them teach something.
+
+        A round asks for more than is lacking, by the share that taught nothing in the step before: few rounds keep
+        the sampler's rows full.
+        """
         from factory.teacher.loss import has_variance
 
         spec = self.spec
         rounds = spec.dynamic_sampling.max_rounds if spec.dynamic_sampling is not None else 1
+        expected = 1.0 - min(self.taught_nothing, _MOST_IDLE) if rounds > 1 else 1.0
         groups: list[list[Graded]] = []
         taught = dropped = drawn_rounds = 0
         while drawn_rounds < rounds and taught < spec.prompts:
-            fresh = self._draw(step, spec.prompts - taught, len(groups))
+            fresh = self._draw(step, math.ceil((spec.prompts - taught) / expected), len(groups))
             drawn_rounds += 1
             useful = sum(has_variance([s.reward.total for s in group]) for group in fresh)
             taught, dropped = taught + useful, dropped + len(fresh) - useful
             groups += fresh
+        self.taught_nothing = dropped / len(groups)
         numbers = {
-            "zero_variance": dropped / len(groups),
+            "zero_variance": self.taught_nothing,
             "groups/drawn": float(len(groups)),
             "groups/rounds": float(drawn_rounds),
         }
@@ -496,12 +492,16 @@ class _Stage:
 
     # --------------------------------------------------------------------------------------- learning
 
-    def _learnt_from(self, groups: Sequence[Sequence[Graded]]) -> list[Sequence[Graded]]:
-        """The groups that a step learns from: those that teach something, and the others only where asked for."""
+    def _learnt_from(self, groups: Sequence[Sequence[Graded]]) -> list[int]:
+        """Which groups a step learns from: those that teach something, and the others only where asked for."""
         spec = self.spec
         skip = spec.mask_zero_variance or spec.dynamic_sampling is not None
-        wanted = [group for group in groups if any(s.advantage for s in group) or not skip]
-        return [group for group in wanted if any(s.advantage is not None for s in group)][: spec.prompts]
+        wanted = [
+            number
+            for number, group in enumerate(groups)
+            if any(s.advantage for s in group) or (not skip and any(s.advantage is not None for s in group))
+        ]
+        return wanted[: spec.prompts]
 
     def _update(self, step: int, groups: Sequence[Sequence[Graded]]) -> dict[str, float]:
         """Learn from the groups: `epochs` times over `minibatches` of them."""
@@ -573,27 +573,3 @@ class _Stage:
             self.say(
                 f"{self.job}, step {step}: {numbers['accuracy']:.1%} of validation correct".replace("%", " %")
             )
-
-
-def make_mesh(spec: Rl) -> Any:
-    """The recipe's mesh; None for one device.
-
-    Raises:
-        UserError: there are fewer devices.
-    """
-    wanted = spec.mesh.fsdp * spec.mesh.tp
-    if wanted == 1:
-        return None
-    import jax
-
-    if len(jax.devices()) < wanted:
-        raise UserError(
-            f"mesh fsdp {spec.mesh.fsdp} × tp {spec.mesh.tp} wants {wanted} devices, and there are "
-            f"{len(jax.devices())}"
-        )
-    return jax.make_mesh(
-        (spec.mesh.fsdp, spec.mesh.tp),
-        ("fsdp", "tp"),
-        axis_types=(jax.sharding.AxisType.Auto,) * 2,
-        devices=jax.devices()[:wanted],
-    )

@@ -70,9 +70,10 @@ class Overlong(Part):
     def _buffer(self) -> Overlong:
         if self.mode == "penalise" and self.buffer_tokens is None:
             raise ValueError("mode penalise needs buffer_tokens")
-        idle = {"buffer_tokens", "weight"} & self.model_fields_set
-        if self.mode != "penalise" and idle:
-            raise ValueError(f"{' and '.join(sorted(idle))} has no meaning in mode {self.mode}")
+        # Values, not which keys were given: a recipe that is written out whole gives all of them.
+        idle = {"buffer_tokens": self.buffer_tokens is not None, "weight": self.weight != 1.0}
+        if self.mode != "penalise" and (named := [name for name, given in idle.items() if given]):
+            raise ValueError(f"{' and '.join(named)} has no meaning in mode {self.mode}")
         return self
 
 

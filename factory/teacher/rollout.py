@@ -80,7 +80,8 @@ class InProcessRollout:
             policy whose gradient is taken.
         prompt_length, max_new_tokens: the compiled shape; a request may ask for less.
         batch_size: rows that are decoded together.
-        mesh: the devices of the model, None for one.
+        mesh: the devices of the model, None for one; rows are divided among its axis "fsdp".
+        dtype: of weights and cache while sampling, None for the model's own.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class InProcessRollout:
         max_new_tokens: int,
         batch_size: int,
         mesh: Any = None,
+        dtype: str | None = None,
     ) -> None:
         from distill.gemma.sampler import Sampler, SamplingConfig
 
@@ -105,7 +107,8 @@ class InProcessRollout:
             batch_size=batch_size,
             stop_ids=self._stops,
             pad_id=tokenizer.pad_id,
-            lanes=None if mesh is None else 1,
+            mesh=mesh,
+            dtype=dtype,
         )
         self.seconds, self.tokens = 0.0, 0
 

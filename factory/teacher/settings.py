@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from factory.parts import Part, check_template
+from factory.teacher.chips import ChipName
 from factory.teacher.reward_settings import Rewards
 
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
@@ -52,6 +53,15 @@ class Mesh(Part):
 
     fsdp: int = Field(1, ge=1)
     tp: int = Field(1, ge=1)
+    chip: ChipName | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="what the devices are; a dry run then tells hours, and whether memory is enough",
+    )
+
+    @property
+    def devices(self) -> int:
+        return self.fsdp * self.tp
 
 
 class Validation(Part):
@@ -101,7 +111,22 @@ class Rl(Part):
     validation: Validation | None = None
     checkpoint_every: int = Field(50, ge=1)
     mesh: Mesh = Mesh()
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of weights, optimiser and gradients"
+    )
+    # The three below are left out of what is written where they are off: runs that are older than these settings
+    # keep their fingerprints.
+    compute: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,
+        description="of sampling and of the forward and backward pass; null: that of the weights",
+    )
+    remat: Literal["none", "layer"] = Field(
+        "none", exclude_if=lambda value: value == "none", description="layer: activations are computed twice"
+    )
+    attention_chunk: int | None = Field(
+        None, ge=16, exclude_if=lambda value: value is None, description="queries that attend at a time"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
 
     _template = field_validator("template")(check_template)

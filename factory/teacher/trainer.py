@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.interpreters import pxla
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
 from distill.packing import Piece, Rows, pack, pieces_of
@@ -90,6 +92,68 @@ def pack_samples(
     return pack(pieces, shape.length)
 
 
+def train_step(
+    model: Any, optimizer: Any, inputs: Mapping[str, Any], *, loss_config: LossConfig, wrt: Any = nnx.Param
+) -> tuple[Any, Any, Any]:
+    """One optimiser step: what `GrpoTrainer` runs and what `factory.teacher.compiling` measures.
+
+    Args:
+        inputs: "micros", a `Micro` of shape (M, R, L), and "used", how many of them hold samples.
+
+    Returns:
+        the loss, sums over the tokens that count, and the gradient's norm.
+    """
+    graph, params, rest = nnx.split(model, wrt, ...)
+
+    def loss(params: Any, micro: Micro) -> tuple[Any, Any]:
+        return grpo_loss(nnx.merge(graph, computing(params, loss_config.compute), rest), micro, loss_config)
+
+    def add(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        gradient, sums = carry
+        micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs["micros"])
+        (_, more), g = jax.value_and_grad(loss, has_aux=True)(params, micro)
+        return jax.tree.map(jnp.add, gradient, divided(g)), jax.tree.map(jnp.add, sums, more)
+
+    names = ("loss", "kl", "clipped", "entropy", "ratio_gap", "tokens")
+    start = (divided(jax.tree.map(jnp.zeros_like, params)), {name: jnp.float32(0) for name in names})
+    # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
+    gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
+    norm = optax.global_norm(gradient)
+    optimizer.update(model, gradient)
+    return sums["loss"], {**sums, "grad_norm": norm}, norm
+
+
+def reference_logprobs(graph: Any, state: Any, micro: Micro, *, loss_config: LossConfig) -> Any:
+    """(R, L) log-probability of every target, of the model that `graph` and `state` are."""
+    model = nnx.merge(graph, computing(state, loss_config.compute))
+    return token_logprobs(
+        model,
+        micro,
+        loss_config.temperature,
+        logit_chunk=loss_config.logit_chunk,
+        attention_chunk=loss_config.attention_chunk,
+    )[0]
+
+
+def divided(state: Any) -> Any:
+    """Gradients where their weights lie. Left alone the compiler may keep the sum whole on every device."""
+    mesh = pxla.thread_resources.env.physical_mesh
+    if mesh.empty:
+        return state
+
+    def place(variable: Any) -> Any:
+        axes = variable.get_metadata().get("out_sharding") or ()
+        where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        return variable.replace(jax.lax.with_sharding_constraint(variable.get_value(), where))
+
+    return jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+
+
+def computing(state: Any, dtype: str | None) -> Any:
+    """Weights in the dtype of the pass. The cast is part of what is differentiated: gradients come in their own."""
+    return state if dtype is None else jax.tree.map(lambda x: x.astype(dtype), state)
+
+
 class _NeverByItself:
     """Checkpoints are written where we say so."""
 
@@ -138,9 +202,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         self.loss_config, self.shape = loss, shape
         self._sums: list[Any] = []
         graph = nnx.split(model)[0]  # a description of the module; the weights come as an argument
-        self._logprobs = jax.jit(
-            lambda state, micro: token_logprobs(nnx.merge(graph, state), micro, loss.temperature)[0]
-        )
+        self._logprobs = jax.jit(partial(reference_logprobs, graph, loss_config=loss))
 
     @contextlib.contextmanager
     def _mesh(self) -> Iterator[None]:
@@ -239,32 +301,13 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, *values)
         return Micro(*(fit(column) for column in columns)), used
 
-    def _train_step(self, model: Any, optimizer: Any, inputs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
-        wrt = nnx.LoRAParam if self._lora_enabled else nnx.Param
-        graph, params, rest = nnx.split(model, wrt, ...)
-
-        def loss(params: Any, micro: Micro) -> tuple[Any, Any]:
-            return grpo_loss(nnx.merge(graph, params, rest), micro, self.loss_config)
-
-        def add(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            gradient, sums = carry
-            micro = jax.tree.map(
-                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs["micros"]
-            )
-            (_, more), g = jax.value_and_grad(loss, has_aux=True)(params, micro)
-            return jax.tree.map(jnp.add, gradient, g), jax.tree.map(jnp.add, sums, more)
-
-        names = ("loss", "kl", "clipped", "entropy", "ratio_gap", "tokens")
-        start = (jax.tree.map(jnp.zeros_like, params), {name: jnp.float32(0) for name in names})
-        # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
-        gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
-        norm = optax.global_norm(gradient)
-        optimizer.update(model, gradient)
-        return sums["loss"], {**sums, "grad_norm": norm}, norm
-
     def create_train_step_fn(self) -> Any:
         self._has_aux = True
-        return self._train_step
+        return partial(train_step, loss_config=self.loss_config, wrt=self._trained)
+
+    @property
+    def _trained(self) -> Any:
+        return nnx.LoRAParam if self._lora_enabled else nnx.Param
 
     def _post_process_train_step(self, aux: Any) -> None:
         self._sums.append(aux)

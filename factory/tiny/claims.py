@@ -242,15 +242,17 @@ def learning_curve(run: Run, job: str, names: Sequence[str]) -> list[dict[str, f
     """Rows of (step, seconds since the first, one column a name) of a job's metrics, where any is there."""
     listed = ", ".join(f"'{name}'" for name in names)
     sql = f"""
-    select step, name, value, epoch(at) as at from metrics
+    select step, name, value, epoch("at") as clock from metrics
     where job = ? and name in ({listed}) and isfinite(value) order by step
     """
     with connect(run) as connection:
         found = query_rows(connection, sql, [job])
-        first = query_rows(connection, "select min(epoch(at)) as at from metrics where job = ?", [job])
+        first = query_rows(connection, 'select min(epoch("at")) as clock from metrics where job = ?', [job])
     by_step: dict[int, dict[str, float]] = {}
     for row in found:
-        point = by_step.setdefault(row["step"], {"step": row["step"], "seconds": row["at"] - first[0]["at"]})
+        point = by_step.setdefault(
+            row["step"], {"step": row["step"], "seconds": row["clock"] - first[0]["clock"]}
+        )
         point[row["name"]] = row["value"]
     return list(by_step.values())
 

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import random
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +31,10 @@ from flax import nnx
 from distill.gemma import decoder
 from distill.gemma.build import random_gemma3
 from distill.gemma.config import GemmaConfig
-from distill.gemma.sampler import Request, Sample, Sampler, SamplingConfig, draw
+from distill.gemma.decoding import draw
+from distill.gemma.sampler import Request, Sample, Sampler, SamplingConfig
 
+ROOT = Path(__file__).parents[2]
 VOCABULARY, WINDOW, PROMPT, NEW = 61, 9, 12, 24
 STOPS = (1, 5)
 
@@ -324,6 +331,68 @@ def test_one_device_mesh_gives_the_same_samples(
         drawn = {sample.key: sample for sample in sampler.run(requests)}
     assert drawn == samples
     assert sampler.compilations == compilations
+
+
+_ON_A_MESH = """
+import json, sys
+sys.path.insert(0, {root!r})
+from tests.distill.test_sampler import make_model, make_requests, make_sampler
+import jax
+from flax import nnx
+from distill.gemma.sampler import SamplingConfig
+
+fsdp, tp, temperature = {fsdp}, {tp}, {temperature}
+model = make_model(kv_heads={kv_heads})
+mesh = None
+if fsdp * tp > 1:
+    mesh = jax.make_mesh((fsdp, tp), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    graph, state = nnx.split(model)
+    def place(path, leaf):
+        axes = ("fsdp", None) if leaf.ndim == 2 and leaf.shape[0] % fsdp == 0 else ()
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
+    model = nnx.merge(graph, jax.tree_util.tree_map_with_path(place, state))
+sampler = make_sampler(model, sampling=SamplingConfig(24, temperature=temperature), batch_size=24, mesh=mesh)
+sampler.warm_up()
+compiled = sampler.compilations
+found = sorted(sampler.run(make_requests(12, 4)), key=lambda sample: sample.key)
+rows = [[sample.token_ids, sample.finish_reason, sample.logprobs] for sample in found]
+busy = sorted(shard.data.shape[0] for shard in sampler._jit_empty()[0].keys.addressable_shards)
+print(json.dumps({{"rows": rows, "grew": sampler.compilations - compiled, "busy": busy}}))
+"""
+
+
+def sampled_on(fsdp: int, tp: int, *, temperature: float = 0.0, kv_heads: int = 2) -> dict[str, Any]:
+    """Samples of the test's requests on a mesh of CPU devices, in a process of its own."""
+    code = _ON_A_MESH.format(root=str(ROOT), fsdp=fsdp, tp=tp, temperature=temperature, kv_heads=kv_heads)
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={fsdp * tp}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fsdp", "tp"), [(4, 1), (2, 2)])
+def test_a_mesh_draws_what_one_device_draws(fsdp: int, tp: int) -> None:
+    """Greedily and by seed: the same tokens, every device with rows of its own, nothing compiled after warm-up."""
+    for temperature in (0.0, 1.0):
+        one, many = (sampled_on(*mesh, temperature=temperature) for mesh in ((1, 1), (fsdp, tp)))
+        assert many["grew"] == one["grew"] == 0
+        assert many["busy"] == [24 // fsdp // 8 * 8 + (8 if 24 // fsdp % 8 else 0)] * (fsdp * tp)
+        for ours, theirs in zip(many["rows"], one["rows"], strict=True):
+            assert ours[:2] == theirs[:2]
+            assert ours[2] == pytest.approx(theirs[2], abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- drawing

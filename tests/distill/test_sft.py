@@ -26,7 +26,7 @@ from distill.chat import parse_template
 from distill.data import Example, load_dataset
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
-from distill.sft import Progress, TrainConfig, TrainResult, train
+from distill.sft import Layout, Progress, TrainConfig, TrainResult, train
 from factory.records import METRICS, file_metadata
 from filters.errors import UserError
 
@@ -490,3 +490,51 @@ def test_results_are_plain(finished: Any) -> None:
     assert isinstance(result, TrainResult)
     assert (result.steps, result.resumed_from, result.already_done) == (40, 0, False)
     assert result.dataset.startswith("30 samples to train on, 6 for validation")
+
+
+_LAID_OUT = """
+import json, sys
+from distill.sft import Layout, TrainConfig, train
+data, student, out, layout = sys.argv[1:]
+layout = json.loads(layout)
+config = TrainConfig(
+    max_steps=4, batch_size=4, gradient_accumulation=2, max_length=64, learning_rate=1e-3, seed=7,
+    layout=None if layout is None else Layout(**layout),
+)
+train(config, data, student, out)
+"""
+
+
+@pytest.mark.slow
+def test_a_layout_changes_no_loss(data: Path, student: ModelFolder, tmp_path: Path) -> None:
+    """Four devices, layers computed twice, chunks of queries: the losses of one device."""
+    found = []
+    for name, layout in (
+        ("plain", None),
+        ("rows", {"fsdp": 4, "remat": "layer"}),
+        ("both", {"fsdp": 2, "tp": 2, "remat": "layer", "attention_chunk": 16}),
+    ):
+        arguments = [str(data), str(student.path), str(tmp_path / name), json.dumps(layout)]
+        done = subprocess.run(
+            [sys.executable, "-c", _LAID_OUT, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+            },
+            cwd=Path(__file__).parents[2],
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        table = pq.read_table(tmp_path / name / training_log.METRICS).to_pylist()
+        found.append([row["value"] for row in table if row["name"] in ("train/loss", "eval/loss")])
+    assert len(found[0]) >= 5
+    for losses in found[1:]:
+        assert losses == pytest.approx(found[0], rel=1e-4)
+
+
+def test_rows_that_devices_cannot_share(data: Path, student: ModelFolder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"batch_size 4 cannot be divided among fsdp 3"):
+        train(replace(CONFIG, layout=Layout(fsdp=3)), data, student.path, tmp_path / "out")

@@ -235,6 +235,6 @@ def test_recipes_ls_show_cp(tmp_path: Path) -> None:
 def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     result = factory("run", "tiny", "--run", str(tmp_path / "run"), "--dry-run")
     assert result.returncode == 0, result.stderr
-    for word in ("1,740 prompts", "12,000 samples", "train:filtered", "MiB", "to do"):
+    for word in ("2,360 prompts", "8,000 samples", "teach:zero", "train:distilled", "MiB", "to do"):
         assert word in result.stdout
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from factory.catalogue_path import catalogue_dir
 from factory.recipe import dump_recipe, find_recipe, load_recipe
 from filters import UserError
 
@@ -119,3 +120,11 @@ def test_every_shipped_recipe_is_valid_and_round_trips() -> None:
         recipe = load_recipe(path)
         assert recipe.name == path.stem
         assert yaml.safe_load(dump_recipe(recipe))["name"] == path.stem
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (catalogue_dir() / "recipes").glob("*.yaml")))
+def test_a_recipe_that_is_written_out_whole_can_be_read_again(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(find_recipe(name))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(dump_recipe(recipe))
+    assert load_recipe(path) == recipe

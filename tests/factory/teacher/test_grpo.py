@@ -375,7 +375,7 @@ def test_a_killed_run_goes_on_with_the_numbers_of_one_that_was_not(
 def test_the_uninterrupted_run_did_what_it_was_told(uninterrupted: Run) -> None:
     found = metrics(uninterrupted)
     assert all(math.isfinite(value) for value in found.values())
-    assert found[1, "kl"] < 0.01 and found[3, "kl"] > 0.0
+    assert 0.0 < found[1, "kl"] < found[3, "kl"]  # the first minibatch of step 1 has none
     assert found[4, "kl"] < found[3, "kl"]  # the reference was refreshed behind step 3
     assert {step for step, name in found if name == "eval/accuracy"} == {0, 3, 6, 7}
     assert len(uninterrupted.read("rollouts")) >= 7 * 4 * 8

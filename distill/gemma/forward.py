@@ -1,0 +1,215 @@
+"""Gemma 3's forward pass for training on long rows: Tunix's modules, without what does not fit on a chip.
+
+Tunix's own pass holds three things that grow with the product of two large numbers: the logits (cells × 262,144),
+the attention scores (cells × cells × heads), and every layer's activations. Here the logits are never made (the
+caller gets hidden states), scores are made for `attention_chunk` queries at a time, and `remat` computes a
+layer's activations again in the backward pass (Chen et al. 2016, arXiv 1604.06174). Without these settings it is
+Tunix's pass, operation by operation.
+
+Shapes: R rows, L cells, C queries of a chunk, N query heads, K key-value heads, H width of a head, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import pxla
+from jaxtyping import Array, Bool, Float, Int
+
+from distill.packing import attention_mask
+
+if TYPE_CHECKING:
+    from tunix.models.gemma3.model import Attention, DecoderLayer, Gemma3
+
+Remat = Literal["none", "layer"]
+
+LOGIT_BYTES = 1 << 28
+"""Float32 logits that a chip holds at a time, of one copy; a pass has about four."""
+
+
+def logit_chunk(rows: int, length: int, vocabulary: int, fsdp: int, tp: int) -> int | None:
+    """Cells of a row whose logits a chip may hold at a time; None where they may all be."""
+    chunk = max(1, LOGIT_BYTES // (4 * -(-rows // fsdp) * -(-vocabulary // tp)))
+    return None if chunk >= length else chunk
+
+
+def hidden_states(
+    model: Gemma3,
+    tokens: Int[Array, "R L"],
+    positions: Int[Array, "R L"],
+    group: Int[Array, "R L"],
+    branch: Int[Array, "R L"],
+    *,
+    remat: Remat = "none",
+    attention_chunk: int | None = None,
+) -> Float[Array, "R L D"]:
+    """What Tunix's `Gemma3.__call__` computes before its logits, on packed rows (`distill.packing`).
+
+    Args:
+        remat: "layer" keeps only each layer's input for the backward pass.
+        attention_chunk: queries that attend at a time; None, or a number that is not below L: all of them.
+    """
+    chunk = None if attention_chunk is None or attention_chunk >= tokens.shape[1] else attention_chunk
+    mask = attention_mask(group, branch) if chunk is None else None
+
+    def run(layer: DecoderLayer, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+        if chunk is None:
+            out: Float[Array, "R L D"] = layer(x, positions, None, mask)[1]
+            return out
+        return _long_layer(layer, x, positions, group, branch, chunk)
+
+    x = model.embedder.encode(tokens)
+    for layer in model.layers:
+        one = partial(run, layer)
+        x = jax.checkpoint(one)(_kept(model, x)) if remat == "layer" else one(x)
+    hidden: Float[Array, "R L D"] = model.final_norm(x)
+    return hidden
+
+
+def _kept(model: Gemma3, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+    """A layer's input as it is kept for the backward pass: divided among "tp" too, as Tunix divides the first.
+
+    The barrier makes the layer read what is kept. Without it the compiler reads the whole input, and keeps that.
+    """
+    from tunix.utils import sharding_utils
+
+    divided: Float[Array, "R L D"] = jax.lax.optimization_barrier(
+        sharding_utils.shard(x, model.embedder.shd_config.act_btd)
+    )
+    return divided
+
+
+def _long_layer(
+    layer: DecoderLayer, x: Float[Array, "R L D"], positions: Any, group: Any, branch: Any, chunk: int
+) -> Float[Array, "R L D"]:
+    """Tunix's `DecoderLayer.block`, with attention over chunks of queries."""
+    attended = layer.post_attention_norm(
+        _long_attention(layer.attn, layer.pre_attention_norm(x), positions, group, branch, chunk)
+    )
+    attended = attended + x
+    out: Float[Array, "R L D"] = layer.post_ffw_norm(layer.mlp(layer.pre_ffw_norm(attended))) + attended
+    return out
+
+
+def _long_attention(
+    attn: Attention, x: Float[Array, "R L D"], positions: Any, group: Any, branch: Any, chunk: int
+) -> Float[Array, "R L D"]:
+    """Tunix's `Attention.block` without its (L, L) scores: chunk after chunk, and again in the backward pass."""
+    from tunix.models.gemma3.model import apply_rope
+    from tunix.utils.sharding_utils import shard
+
+    q, k, v = attn.qkv_einsum(x) if attn.use_qkv_einsum else (attn.q_einsum(x), *attn.kv_einsum(x))
+    q, k, v = (shard(part, attn.shd_config.act_btnh) for part in (q, k, v))
+    rope = {
+        "head_dim": attn.head_dim,
+        "base_frequency": attn.rope_base_frequency,
+        "scale_factor": attn.rope_scale_factor,
+    }
+    q = apply_rope(attn._query_norm(q), positions, **rope) * attn.query_pre_attn_scalar
+    k = apply_rope(attn._key_norm(k), positions, **rope)
+    length, pad = x.shape[1], -x.shape[1] % chunk
+
+    def split(array: Any) -> Any:
+        """(R, L, ...) -> (chunks, R, C, ...); padded queries belong to no group and are cut off again."""
+        padded = jnp.pad(array, ((0, 0), (0, pad)) + ((0, 0),) * (array.ndim - 2))
+        return jnp.moveaxis(padded.reshape(array.shape[0], -1, chunk, *array.shape[2:]), 1, 0)
+
+    cells = jnp.broadcast_to(jnp.arange(length), group.shape)
+
+    def attend(part: Any) -> Any:
+        queries, at, own_group, own_branch = part
+        visible = _visible((at, own_group, own_branch), (cells, group, branch), _window(attn))
+        return _read(queries, k, v, visible)
+
+    read = jax.lax.map(jax.checkpoint(attend), (split(q), split(cells), split(group), split(branch)))
+    whole = jnp.moveaxis(read, 0, 1).reshape(x.shape[0], -1, *q.shape[2:])[:, :length]
+    out: Float[Array, "R L D"] = shard(attn.attn_vec_einsum(whole), attn.shd_config.act_btd)
+    return out
+
+
+def _window(attn: Attention) -> int | None:
+    from tunix.models.gemma3.model import AttentionType
+
+    return attn.sliding_window_size if attn.attn_type == AttentionType.LOCAL_SLIDING else None
+
+
+def _visible(query: Any, key: Any, window: int | None) -> Bool[Array, "R C L"]:
+    """`distill.packing.attention_mask` for some of the queries, and the sliding window, which counts cells."""
+    (at, group, branch), (cells, groups, branches) = query, key
+    gap = at[:, :, None] - cells[:, None, :]
+    same_branch = (branches[:, None, :] == 0) | (branch[:, :, None] == branches[:, None, :])
+    visible = (gap >= 0) & (group[:, :, None] == groups[:, None, :]) & same_branch
+    return visible if window is None else visible & (gap < window)
+
+
+def _read(
+    q: Float[Array, "R C N H"], k: Float[Array, "R L K H"], v: Float[Array, "R L K H"], visible: Any
+) -> Float[Array, "R C N H"]:
+    """Softmax attention of some queries over all keys; heads of a group share a key-value head."""
+    from tunix.models.gemma3.model import K_MASK
+
+    rows, count, heads, width = q.shape
+    grouped = q.reshape(rows, count, k.shape[2], heads // k.shape[2], width)
+    scores = jnp.einsum("RCKGH,RLKH->RKGCL", grouped, k)
+    scores = jnp.where(visible[:, None, None], scores, K_MASK)
+    shares = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    read = jnp.einsum("RKGCL,RLKH->RCKGH", shares, v)
+    return read.reshape(rows, count, heads, width)
+
+
+def target_logprobs(
+    model: Gemma3,
+    hidden: Float[Array, "R L D"],
+    targets: Int[Array, "R L"],
+    *,
+    temperature: float = 1.0,
+    logit_chunk: int | None = None,
+) -> tuple[Float[Array, "R L"], Float[Array, "R L"]]:
+    """Log-probability of every target at a temperature, and the entropy of that distribution, in nats.
+
+    Args:
+        hidden: of `hidden_states`; the target of a cell is predicted in that cell.
+        logit_chunk: cells of a row whose logits are held at a time, and computed again in the backward pass; None,
+            or not below L: all of them at once.
+    """
+    embedding = _gathered(model.embedder.input_embedding[...])
+    score = partial(_score, embedding, temperature)
+    length = hidden.shape[1]
+    if logit_chunk is None or logit_chunk >= length:
+        return score((hidden, targets))
+    pad = -length % logit_chunk
+
+    def split(x: Any) -> Any:
+        padded = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(x.shape[0], -1, logit_chunk, *x.shape[2:]), 1, 0)
+
+    found = jax.lax.map(jax.checkpoint(score), (split(hidden), split(targets)))
+    logp, entropy = (jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, :length] for x in found)
+    return logp, entropy
+
+
+def _score(
+    embedding: Float[Array, "V D"], temperature: float, part: tuple[Float[Array, "R C D"], Int[Array, "R C"]]
+) -> tuple[Float[Array, "R C"], Float[Array, "R C"]]:
+    """Log-probability of the target and entropy of some cells, from their hidden states."""
+    hidden, targets = part
+    logits = jnp.dot(hidden, embedding.T, preferred_element_type=jnp.float32)
+    scores: Float[Array, "R C V"] = logits / temperature
+    normaliser = jax.nn.logsumexp(scores, axis=-1)
+    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    fixed = jax.lax.stop_gradient(scores)
+    entropy = jax.lax.stop_gradient(normaliser) - jnp.sum(jax.nn.softmax(fixed, axis=-1) * fixed, axis=-1)
+    return chosen - normaliser, entropy
+
+
+def _gathered(embedding: Float[Array, "V D"]) -> Float[Array, "V D"]:
+    """The output matrix, whole in D on every chip: once for all chunks, instead of once a chunk."""
+    mesh = pxla.thread_resources.env.physical_mesh
+    if mesh.empty:
+        return embedding
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tp", None))
+    whole: Float[Array, "V D"] = jax.lax.with_sharding_constraint(embedding, place)
+    return whole

@@ -1,0 +1,130 @@
+"""Bytes of a device and hours of what is no reinforcement: sampling, fine-tuning, evaluation. Needs no JAX.
+
+These bytes are formulas, but for fine-tuning on a mesh; those of reinforcement are in `factory.teacher.forecast`,
+with the formulas of the hours.
+"""
+
+from __future__ import annotations
+
+import math
+
+from distill.gemma.sizes import ModelShape, model_shape
+from factory.recipe import Generate, Recipe, Student
+from factory.teacher.forecast import BYTES, memory_of, sample_hours, train_hours
+from factory.teacher.scorer_settings import RewardModelSpec
+from factory.teacher.settings import Mesh, Rl
+
+
+def sampling_bytes(
+    model: str, batch: int, length: int, *, mesh: Mesh | None = None, dtype: str = "float32"
+) -> int:
+    """Weights, cache and a token's logits. On a mesh the weights lie there twice: divided, and as they are read."""
+    shape, where, unit = model_shape(model), mesh or Mesh(), BYTES[dtype]
+    config = shape.config
+    rows = math.ceil(batch / where.fsdp)
+    heads = config.num_key_value_heads
+    heads = heads // where.tp if heads % where.tp == 0 else heads
+    cache = 2 * config.num_hidden_layers * heads * config.head_dim * length * rows
+    weights = shape.parameters / where.tp + (shape.parameters / where.devices if where.devices > 1 else 0)
+    return int(unit * (weights + cache) + 4 * rows * config.vocab_size / where.tp)
+
+
+def generation_hours(spec: Generate, recipe: Recipe, samples: int | None) -> float | None:
+    """Hours of a sampling on the recipe's mesh."""
+    if samples is None or recipe.mesh is None:
+        return None
+    return sample_hours(
+        samples,
+        model_shape(recipe.origin(spec.model)),
+        recipe.mesh,
+        rows=spec.batch_size,
+        prompt=spec.prompt_length,
+        new=spec.sampling.max_new_tokens,
+        dtype=spec.dtype or "float32",
+    )
+
+
+def training_bytes(student: Student, base: str, mesh: Mesh | None) -> int:
+    """Weights before and after a step, gradients, two moments, and what backpropagation keeps.
+
+    On a mesh it is compiled, as an update of reinforcement with the same rows: the passes are the same, and the
+    terms of that loss are small beside them. With accumulation a sum of gradients comes on top.
+    """
+    shape = model_shape(base)
+    if mesh is None:
+        return 4 * 4 * shape.parameters + _activations(student, shape)
+    found = memory_of(_as_update(student, mesh), shape)
+    sums = found.weights if student.gradient_accumulation > 1 else 0
+    return found.weights + found.optimiser + found.update + sums
+
+
+def _as_update(student: Student, mesh: Mesh) -> Rl:
+    """The stage of reinforcement whose update has the shape of a fine-tuning step."""
+    rows, prompt = student.batch_size, 8
+    return Rl(
+        steps=1,
+        prompts=1,
+        samples=max(2, rows),
+        prompt_length=prompt,
+        max_new_tokens=max(1, student.max_length - prompt),
+        row_length=max(16, student.max_length),
+        rows=rows,
+        rollout_batch=mesh.fsdp,
+        kl=0.0,
+        compute=student.compute,
+        remat=student.remat,
+        attention_chunk=student.attention_chunk,
+        mesh=mesh,
+    )
+
+
+def _activations(student: Student, shape: ModelShape) -> int:
+    """About 12 activations of the width and 3 of the MLP's in a layer, the scores, the logits and their gradient."""
+    config = shape.config
+    tokens = student.batch_size * student.max_length
+    layer = 12 * config.hidden_size + 3 * config.intermediate_size
+    layer += config.num_attention_heads * student.max_length
+    return 4 * tokens * (2 * config.vocab_size + config.num_hidden_layers * layer)
+
+
+def reward_model_bytes(spec: RewardModelSpec, base: str) -> int:
+    """Weights, gradients, two moments and activations in float32, of both texts of a pair; no logits."""
+    shape = model_shape(base)
+    config = shape.config
+    cells = spec.batch_size * (2 if spec.purpose == "helpfulness" else 1) * spec.max_length
+    layer = 12 * config.hidden_size + 3 * config.intermediate_size
+    layer += 2 * config.num_attention_heads * spec.max_length
+    return 4 * (4 * shape.parameters + cells * config.num_hidden_layers * layer)
+
+
+def training_tokens(student: Student, recipe: Recipe, training: int | None) -> float | None:
+    """Tokens of a fine-tuning, at most: every sample at `max_length`, a mix as large as its thresholds allow."""
+    rows = student.batch_size * student.gradient_accumulation
+    if student.max_steps is not None:
+        return float(student.max_steps * rows * student.max_length)
+    size = mix_size(recipe, student.mix, training)
+    return None if size is None else (student.epochs or 0.0) * size * student.max_length
+
+
+def mix_size(recipe: Recipe, name: str, training: int | None) -> int | None:
+    """Samples of a mix, at most: what is drawn, cut by the limits that the mix sets; its general part included."""
+    mix = recipe.mixes[name]
+    spec = recipe.generate if mix.of is None else recipe.samplings[mix.of]
+    if training is None:
+        return None
+    asked = min(training, spec.max_prompts or training)
+    size = asked * min(spec.n, mix.select.max_per_prompt or spec.n)
+    size = min(size, mix.select.max_samples or size)
+    if mix.general is None:
+        return size
+    general = math.ceil(size * mix.general.share / (1 - mix.general.share))
+    return size + min(general, mix.general.max_samples or general)
+
+
+def training_hours(student: Student, base: str, recipe: Recipe, training: int | None) -> float | None:
+    """Hours of a fine-tuning on the recipe's mesh."""
+    tokens = training_tokens(student, recipe, training)
+    if tokens is None or recipe.mesh is None:
+        return None
+    passes = 8 if student.remat == "layer" else 6
+    return train_hours(tokens, model_shape(base), recipe.mesh, student.max_length, passes=passes)

@@ -1,0 +1,182 @@
+"""Bytes of each device, from compiling what a stage runs ahead of time on a mesh of devices that are not there.
+
+Run as a process of its own (`factory.teacher.forecast` does), with as many CPU devices as the mesh has: settings
+as JSON on the standard input, bytes as JSON on the last line of the output. No array is made: the model is
+abstract, and XLA's buffer assignment says what an executable holds at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+
+from distill.gemma import decoder
+from distill.gemma.checkpoint import abstract_model
+from distill.gemma.config import GemmaConfig
+from distill.gemma.mesh import make_mesh
+from distill.gemma.row_parallel import cache_shardings, compiled_functions, weight_shardings
+from distill.gemma.sampler import SamplingConfig, round_up
+from distill.gemma.sizes import shallow
+from factory.teacher.assembly import loss_of, optimiser_of, update_shape
+from factory.teacher.loss import Micro
+from factory.teacher.settings import Rl
+from factory.teacher.trainer import train_step
+
+Bytes = dict[str, int]
+
+
+def measure(spec: Rl, config: GemmaConfig, layers: int | None = None) -> dict[str, Bytes]:
+    """Bytes of one device.
+
+    Args:
+        layers: compile a model of so many layers instead of the whole one.
+
+    Returns:
+        "state": what lies there all the time: "weights", "optimiser", "reference" (exact, from shapes and
+        shardings); "update" and "decode": "arguments", "outputs", "shared" (outputs in the place of arguments)
+        and "temporary" of the two executables.
+    """
+    own = config if layers is None else shallow(config, layers)
+    mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
+    _constrain_activations(mesh)
+    model = _placed(abstract_model(own, spec.dtype), mesh)
+    optimizer = _placed(
+        nnx.eval_shape(
+            lambda: nnx.Optimizer(abstract_model(own, spec.dtype), optimiser_of(spec), wrt=nnx.Param)
+        ),
+        mesh,
+    )
+    weights, moments = (_device_bytes(nnx.state(part)) for part in (model, optimizer))
+    return {
+        "state": {"weights": weights, "optimiser": moments, "reference": weights if spec.kl else 0},
+        "update": _update(spec, own, model, optimizer, mesh),
+        "decode": _decode(spec, own, model, mesh),
+    }
+
+
+def _constrain_activations(mesh: Any) -> None:
+    """Tunix constrains activations to the mesh everywhere but on a CPU; here it must, to be compiled as on a chip."""
+    if mesh is None:
+        return
+    from tunix.utils import sharding_utils
+
+    def shard(x: Any, axes: Any, eager: bool = False) -> Any:
+        del eager
+        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+
+    sharding_utils.shard = shard
+
+
+def _placed(module: Any, mesh: Any) -> Any:
+    """A module of `ShapeDtypeStruct`s, with the shardings that `model_from_arrays` gives its parameters."""
+    if mesh is None:
+        return module
+    graph, state = nnx.split(module)
+
+    def place(variable: Any) -> Any:
+        shape = variable.get_value()
+        axes = (variable.get_metadata().get("out_sharding") or ())[: shape.ndim]
+        where = NamedSharding(mesh, PartitionSpec(*axes))
+        return variable.replace(jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where))
+
+    is_variable = lambda x: isinstance(x, nnx.Variable)
+    return nnx.merge(graph, jax.tree.map(place, state, is_leaf=is_variable))
+
+
+def _device_bytes(state: Any) -> int:
+    total = 0
+    for leaf in jax.tree.leaves(state):
+        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+        total += jnp.dtype(leaf.dtype).itemsize * _product(shape)
+    return total
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _array(mesh: Any, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> Any:
+    where = None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any) -> Bytes:
+    """The optimiser step, as Tunix compiles it."""
+    shape = update_shape(spec, config)
+    cells = partial(_array, mesh, (shape.micros, shape.rows, shape.length))
+    kinds = [jnp.int32] * 5 + [jnp.float32] * 4
+    inputs = {
+        "micros": Micro(*(cells(kind, None, "fsdp") for kind in kinds)),
+        "used": _array(mesh, (), jnp.int32),
+    }
+    step = nnx.jit(partial(train_step, loss_config=loss_of(spec, config)), donate_argnames=("optimizer",))
+    if mesh is None:
+        return _analysis(step.lower(model, optimizer, inputs).compile())
+    with mesh:
+        return _analysis(step.lower(model, optimizer, inputs).compile())
+
+
+def _decode(spec: Rl, config: GemmaConfig, model: Any, mesh: Any) -> Bytes:
+    """A chunk of the sampler's decoding."""
+    dtype = spec.compute or spec.dtype
+    graph, state = nnx.split(model)
+    spec_of = decoder.spec_of(model)
+    weights = jax.eval_shape(lambda s: decoder.weights_of(nnx.merge(graph, s)), state)
+    rows = round_up(-(-spec.rollout_batch // spec.mesh.fsdp))
+    whole = rows * spec.mesh.fsdp
+    slots = round_up(spec.prompt_length) + spec.last_limit
+    cache = jax.eval_shape(partial(decoder.empty_cache, spec_of, whole, slots, dtype))
+    if mesh is None:
+        put: Any = lambda x, where: jax.ShapeDtypeStruct(x.shape, dtype)
+        weights = jax.tree.map(lambda x: put(x, None), weights)
+    else:
+        put = lambda x, where: jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
+        weights = jax.tree.map(put, weights, weight_shardings(spec_of, mesh))
+        cache = jax.tree.map(put, cache, cache_shardings(spec_of, mesh))
+    row: Any = lambda kind, *more: _array(mesh, (whole, *more), kind, "fsdp")
+    functions = compiled_functions(
+        spec_of,
+        SamplingConfig(spec.last_limit, temperature=spec.temperature),
+        (1,),
+        chunk=8,
+        rows=rows,
+        slots=slots,
+        dtype=dtype,
+        mesh=mesh,
+    )
+    now = (row(jnp.int32), row(jnp.int32), row(jnp.int32), row(jnp.bool_))
+    return _analysis(functions[3].lower(weights, cache, now, row(jnp.int32), row(jnp.uint32, 2)).compile())
+
+
+def _analysis(compiled: Any) -> Bytes:
+    found = compiled.memory_analysis()
+    return {
+        "arguments": int(found.argument_size_in_bytes),
+        "outputs": int(found.output_size_in_bytes),
+        "shared": int(found.alias_size_in_bytes),
+        "temporary": int(found.temp_size_in_bytes),
+    }
+
+
+def main() -> None:
+    """Settings and shape from the standard input; one answer for each number of layers."""
+    asked: Mapping[str, Any] = json.load(sys.stdin)
+    spec = Rl.model_validate(asked["spec"])
+    config = GemmaConfig.from_hf(asked["config"])
+    answer = [measure(spec, config, layers) for layers in asked["layers"]]
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""What a stage will take: bytes against the real trainer's, hours against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.gemma.sizes import SIZES, ModelShape, model_shape, parameter_count
+from factory.recipe import find_recipe, load_recipe
+from factory.teacher import forecast as module
+from factory.teacher.chips import CHIPS
+from factory.teacher.forecast import attention_flops, decode_bytes, forecast, hours_of, memory_of, train_hours
+from factory.teacher.settings import Mesh, Rl
+
+RECIPES = ("gemma3-1b-zero", "gemma3-1b-r1", "r1-full")
+ONE_B = ModelShape(SIZES["1b"], parameter_count(SIZES["1b"]), downloaded=False)
+
+TINY: dict[str, Any] = {
+    "steps": 2,
+    "prompts": 2,
+    "samples": 4,
+    "prompt_length": 24,
+    "max_new_tokens": 40,
+    "rows": 2,
+    "rollout_batch": 16,
+}
+
+
+def spec(**changes: Any) -> Rl:
+    return Rl.model_validate({**TINY, **changes})
+
+
+# -------------------------------------------------------------------------------------- bytes, measured
+
+_MEASURE = """
+import json, sys, tempfile
+from functools import partial
+from pathlib import Path
+import jax, numpy as np
+from flax import nnx
+from distill.gemma.checkpoint import load_model
+from distill.gemma.folder import ModelFolder, resolve_model
+from distill.gemma.mesh import make_mesh
+from factory.teacher.assembly import loss_of, optimiser_of, update_shape
+from factory.teacher.compiling import _constrain_activations
+from factory.teacher.settings import Rl
+from factory.teacher.trainer import Batch, GrpoTrainer, pack_samples
+
+spec = Rl.model_validate(json.loads(sys.argv[1]))
+folder = ModelFolder.open(resolve_model("tiny-student"))
+mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
+# Tunix leaves activations unconstrained on a CPU; the forecast is about chips, where it constrains them.
+_constrain_activations(mesh)
+shape = update_shape(spec, folder.config)
+with tempfile.TemporaryDirectory() as out:
+    trainer = GrpoTrainer(
+        load_model(folder, dtype=spec.dtype, mesh=mesh), optimiser_of(spec),
+        loss=loss_of(spec, folder.config), shape=shape, checkpoints=Path(out), mesh=mesh,
+    )
+    rows = pack_samples([[2, 30, 31]] * 4, [[40, 41, 1], [42, 1], [43, 1], [44, 45, 1]], shape)
+    batch = Batch(rows, [3, 2, 2, 3], [0.1] * 4, [1.0, -1.0, 0.5, -0.5])
+    zeros = np.zeros(rows.tokens.shape, np.float32)
+    trainer.update([batch], reference=[zeros])
+
+    def held(module):
+        leaves = [x for x in jax.tree.leaves(nnx.state(module)) if isinstance(x, jax.Array)]
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
+
+    step = nnx.jit(trainer.create_train_step_fn(), donate_argnames=("optimizer",))
+    inputs = trainer._inputs(batch, None, zeros)
+    if mesh is not None:
+        from tunix.sft.sharding_utils import shard_input
+        with mesh:
+            inputs = shard_input(inputs, (None, "fsdp"))
+    with trainer._mesh():
+        found = step.lower(trainer.model, trainer.optimizer, inputs)
+        analysis = found.compile().memory_analysis()
+    print(json.dumps({
+        "weights": held(trainer.model), "optimiser": held(trainer.optimizer),
+        "arguments": analysis.argument_size_in_bytes, "temporary": analysis.temp_size_in_bytes,
+    }))
+    trainer.close()
+"""
+
+
+def measured(what: Rl) -> dict[str, int]:
+    """Bytes of the real trainer on the tiny student, after a step, in a process with as many devices."""
+    import os
+
+    flags = (
+        f"--xla_force_host_platform_device_count={what.mesh.devices} "
+        "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_disable_hlo_passes=cse_barrier_expander"
+    )
+    settings = json.dumps(what.model_dump(mode="json", exclude={"rewards"}))
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [{"fsdp": 1}, {"fsdp": 4}])
+def test_bytes_are_those_of_the_real_trainer(mesh: dict[str, int]) -> None:
+    """What lies on a device to the byte; the temporaries of the step within a quarter."""
+    pytest.importorskip("tunix")
+    what = spec(mesh=mesh, rows=4)
+    real, predicted = measured(what), memory_of(what, model_shape("tiny-student"))
+    assert predicted.how == "compiled"
+    assert (predicted.weights, predicted.optimiser) == (real["weights"], real["optimiser"])
+    assert predicted.reference == predicted.weights
+    peak = (
+        real["arguments"] + real["temporary"] + real["weights"]
+    )  # the weights come out beside those that went in
+    ours = predicted.weights + predicted.optimiser + predicted.update
+    assert ours == pytest.approx(peak, rel=0.25)
+
+
+@pytest.mark.train
+def test_a_line_through_two_and_four_layers_finds_six() -> None:
+    pytest.importorskip("tunix")
+    shape = model_shape("tiny-student")
+    key = (module._what_decides(spec()), json.dumps(shape.config.to_hf()))
+    two, four, whole = module._compiled(*key, (2, 4, None), 1)
+    for part, values in module._on_a_line(two, four, (2, 4), 6).items():
+        for name, value in values.items():
+            # The shallow models have more global layers, which hold more than sliding ones: never much too few.
+            assert 0.98 * whole[part][name] - 4096 <= value <= 1.1 * whole[part][name] + 4096, (part, name)
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_one_billion_on_eight_chips_fits() -> None:
+    pytest.importorskip("tunix")
+    stage = load_recipe(find_recipe("gemma3-1b-zero")).teacher["zero"]
+    assert isinstance(stage, Rl)
+    found = memory_of(stage, ONE_B)
+    assert found.how == "extrapolated"
+    # Float32 numbers, an eighth on each chip, but for norm scales, which are whole.
+    assert found.weights == pytest.approx(4 * ONE_B.parameters / 8, rel=0.01)
+    assert found.optimiser == pytest.approx(2 * found.weights, rel=0.001)
+    assert found.state < found.peak < CHIPS["v5e"].memory
+
+
+def test_settings_that_change_no_byte_share_a_compilation() -> None:
+    assert module._what_decides(spec()) == module._what_decides(
+        spec(temperature=0.7, clip_low=10.0, clip_high=10.0, template="plain:r1", seed=3)
+    )
+    assert module._what_decides(spec()) != module._what_decides(spec(rows=4))
+
+
+def test_without_jax_a_formula_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    found = forecast(spec(), "tiny-student")
+    shape = model_shape("tiny-student")
+    assert found.memory.how == "estimated" and found.hours is None
+    assert found.memory.weights == 4 * shape.parameters and found.memory.peak > found.memory.state
+    assert "2 steps, 16 samples, 640 tokens at most" in found.work
+
+
+# ----------------------------------------------------------------------------------------------- hours
+
+
+def test_hours_by_hand() -> None:
+    what = spec(
+        steps=100,
+        prompts=32,
+        samples=16,
+        prompt_length=256,
+        max_new_tokens=768,
+        rollout_batch=512,
+        remat="layer",
+        compute="bfloat16",
+        mesh={"fsdp": 8, "chip": "v5e"},
+    )
+    hours = hours_of(what, ONE_B, CHIPS["v5e"])
+    n = 999_885_952
+    attention = 2 * 26 * 4 * 256 * 1024
+    # Eight for two forward passes and a backward one, two for the reference.
+    update = 100 * 512 * 1024 * 10 * (n + attention) / (8 * 197e12 * 0.4)
+    token = 2 * n + 2 * 26 * 256 * 1024 * 64 * 2 + 6 * 4 * 64 * 262_144
+    rollout = 100 * 768 * token / (819e9 * 0.6)
+    assert hours.update * 3600 == pytest.approx(update)
+    assert hours.rollout * 3600 == pytest.approx(rollout)
+    assert hours.total == hours.update + hours.rollout
+
+
+def test_known_speeds() -> None:
+    """R1's table of chips: at 40 % of a v5e, 1B learns 12.8k tokens a second (attention left out)."""
+    tokens = 12_800 * 3600
+    assert train_hours(tokens, ONE_B, Mesh(chip="v5e"), row=0) == pytest.approx(1.0, rel=0.03)
+    assert train_hours(tokens, ONE_B, Mesh(), row=0) is None
+    assert attention_flops(SIZES["1b"], 1024) == 2 * 26 * 1024 * 1024
+
+
+def test_tp_divides_weights_and_heads_where_it_can() -> None:
+    whole = decode_bytes(ONE_B, Mesh(), rows=8, slots=0, unit=2)
+    half = decode_bytes(ONE_B, Mesh(tp=2), rows=8, slots=0, unit=2)
+    assert half == pytest.approx(whole / 2, rel=1e-6)
+    one_head = decode_bytes(ONE_B, Mesh(tp=2), rows=8, slots=100, unit=2) - half
+    assert one_head == 2 * 26 * 256 * 100 * 8 * 2  # one key-value head: it lies whole on both
+
+
+def test_limits_that_rise_count_by_step() -> None:
+    what = spec(steps=10, longer=[{"from_step": 9, "max_new_tokens": 80}])
+    assert module._limits(what) == {40: 8, 80: 2}
+
+
+# -------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_load_and_have_r1s_ratios(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    for stage in recipe.teacher.values():
+        if isinstance(stage, Rl):
+            assert (stage.prompts, stage.samples, stage.kl) == (32, 16, 0.001)
+            assert stage.optimiser.learning_rate == 3e-6 and stage.mesh.chip is not None
+    if name != "gemma3-1b-zero":
+        general = recipe.mixes["r1"].general
+        assert general is not None and general.max_samples is not None
+        assert recipe.mixes["r1"].select.max_samples == 3 * general.max_samples
+        align = recipe.teacher["align"]
+        assert isinstance(align, Rl) and align.temperature == 0.7
+        assert align.rewards.helpfulness is not None
+        late = align.steps - align.rewards.helpfulness.from_step
+        assert late / align.steps == pytest.approx(400 / 1700, abs=0.001)
+
+
+def test_the_papers_figures() -> None:
+    zero = load_recipe(find_recipe("r1-full")).teacher["zero"]
+    assert isinstance(zero, Rl)
+    assert (zero.steps, zero.minibatches, zero.reference_every) == (10_400, 16, 400)
+    assert (zero.limit(8199), zero.limit(8200)) == (32_768, 65_536)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_dry_run_without_their_weights(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """With bytes by the formula here; the compiled ones have a test of their own."""
+    from distill.gemma import folder
+    from factory.dry_run import print_plan
+    from factory.pipeline import Selection
+
+    def refuse(name: str) -> str:
+        raise AssertionError(f"{name} would be downloaded")
+
+    monkeypatch.setattr(folder, "_download", refuse)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    print_plan(load_recipe(find_recipe(name)), tmp_path / "run", Selection())
+    printed = capsys.readouterr().out
+    assert "not downloaded yet" in printed and "teach:zero" in printed and "estimated" in printed
+    assert "hours in all" in printed
+    if name != "r1-full":
+        assert "it fits" in printed
+    assert not (tmp_path / "run").exists()
