@@ -122,10 +122,10 @@ def test_harder_questions_are_of_no_training_rung() -> None:
 
 
 @pytest.mark.parametrize("name", ["reproduce", "reproduce-ablations"])
-def test_no_training_sees_a_test_question(name: str) -> None:
+def test_the_evaluation_is_of_256_test_questions(name: str) -> None:
     recipe = load_recipe(find_recipe(name))
     assert recipe.evaluation is not None and recipe.evaluation.split == "test"
-    assert all("test" in (source.quotas or {}) for source in recipe.prompts.sources)
+    assert sum((source.quotas or {}).get("test", 0) for source in recipe.prompts.sources) == 256
 
 
 def test_figures_as_people_read_them() -> None:
