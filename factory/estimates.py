@@ -10,7 +10,7 @@ import math
 
 from distill.gemma.sizes import ModelShape, model_shape
 from factory.recipe import Generate, Recipe, Student
-from factory.teacher.forecast import BYTES, memory_of, sample_hours, train_hours
+from factory.teacher.forecast import BYTES, PASSES, memory_of, sample_hours, train_hours
 from factory.teacher.scorer_settings import RewardModelSpec
 from factory.teacher.settings import Mesh, Rl
 
@@ -126,5 +126,5 @@ def training_hours(student: Student, base: str, recipe: Recipe, training: int | 
     tokens = training_tokens(student, recipe, training)
     if tokens is None or recipe.mesh is None:
         return None
-    passes = 8 if student.remat == "layer" else 6
+    passes = PASSES[student.remat]
     return train_hours(tokens, model_shape(base), recipe.mesh, student.max_length, passes=passes)

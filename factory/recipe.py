@@ -211,7 +211,9 @@ class Student(Part):
         description="of the forward and backward pass; null: float32, as weights and optimiser are",
     )
     remat: Literal["none", "layer"] = Field(
-        "none", exclude_if=lambda value: value == "none", description="layer: activations are computed twice"
+        "none",
+        exclude_if=lambda value: value == "none",
+        description="layer: activations are computed twice",
     )
     attention_chunk: int | None = Field(
         None, ge=16, exclude_if=lambda value: value is None, description="queries that attend at a time"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from distill.gemma.checkpoint import slots
-from distill.gemma.config import FULL, SLIDING, GemmaConfig
+from distill.gemma.config import GemmaConfig
 from distill.gemma.folder import ModelFolder, cached_model
 from filters.errors import UserError
 
@@ -97,12 +97,6 @@ def model_shape(name_or_path: str | os.PathLike[str]) -> ModelShape:
             f"`hf download {name.partition('@')[0]}`"
         )
     return ModelShape(config, parameter_count(config), downloaded=False)
-
-
-def shallow(config: GemmaConfig, layers: int) -> GemmaConfig:
-    """The same model with fewer layers, sliding and global in turn: two of these show what a layer costs."""
-    kinds = tuple((SLIDING, FULL)[i % 2] for i in range(layers))
-    return replace(config, num_hidden_layers=layers, layer_types=kinds)
 
 
 def is_downloaded(name_or_path: str | os.PathLike[str]) -> bool:

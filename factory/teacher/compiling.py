@@ -24,7 +24,6 @@ from distill.gemma.config import GemmaConfig
 from distill.gemma.mesh import make_mesh
 from distill.gemma.row_parallel import cache_shardings, compiled_functions, weight_shardings
 from distill.gemma.sampler import SamplingConfig, round_up
-from distill.gemma.sizes import shallow
 from factory.teacher.assembly import loss_of, optimiser_of, update_shape
 from factory.teacher.loss import Micro
 from factory.teacher.settings import Rl
@@ -33,32 +32,28 @@ from factory.teacher.trainer import train_step
 Bytes = dict[str, int]
 
 
-def measure(spec: Rl, config: GemmaConfig, layers: int | None = None) -> dict[str, Bytes]:
+def measure(spec: Rl, config: GemmaConfig) -> dict[str, Bytes]:
     """Bytes of one device.
-
-    Args:
-        layers: compile a model of so many layers instead of the whole one.
 
     Returns:
         "state": what lies there all the time: "weights", "optimiser", "reference" (exact, from shapes and
         shardings); "update" and "decode": "arguments", "outputs", "shared" (outputs in the place of arguments)
         and "temporary" of the two executables.
     """
-    own = config if layers is None else shallow(config, layers)
     mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
     _constrain_activations(mesh)
-    model = _placed(abstract_model(own, spec.dtype), mesh)
+    model = _placed(abstract_model(config, spec.dtype), mesh)
     optimizer = _placed(
         nnx.eval_shape(
-            lambda: nnx.Optimizer(abstract_model(own, spec.dtype), optimiser_of(spec), wrt=nnx.Param)
+            lambda: nnx.Optimizer(abstract_model(config, spec.dtype), optimiser_of(spec), wrt=nnx.Param)
         ),
         mesh,
     )
     weights, moments = (_device_bytes(nnx.state(part)) for part in (model, optimizer))
     return {
         "state": {"weights": weights, "optimiser": moments, "reference": weights if spec.kl else 0},
-        "update": _update(spec, own, model, optimizer, mesh),
-        "decode": _decode(spec, own, model, mesh),
+        "update": _update(spec, config, model, optimizer, mesh),
+        "decode": _decode(spec, config, model, mesh),
     }
 
 
@@ -170,11 +165,11 @@ def _analysis(compiled: Any) -> Bytes:
 
 
 def main() -> None:
-    """Settings and shape from the standard input; one answer for each number of layers."""
+    """Settings and shape from the standard input."""
     asked: Mapping[str, Any] = json.load(sys.stdin)
     spec = Rl.model_validate(asked["spec"])
     config = GemmaConfig.from_hf(asked["config"])
-    answer = [measure(spec, config, layers) for layers in asked["layers"]]
+    answer = measure(spec, config)
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
 
 

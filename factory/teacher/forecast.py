@@ -1,14 +1,15 @@
 """What a stage of reinforcement learning will take: samples, tokens, bytes of each device, hours. Needs no JAX itself.
 
 Bytes come from compiling the stage's update and decoding ahead of time, in a process of its own with as many CPU
-devices as the mesh has (`factory.teacher.compiling`). A deep model is compiled with four and with eight layers, and
-the rest follows on a straight line, for every layer costs the same. XLA for a CPU holds bfloat16 operands in
+devices as the mesh has (`factory.teacher.compiling`). The whole model is compiled:
+memory does not grow evenly with layers, and lines through shallow models were off by half and more (docs/tpu.md).
+XLA for a CPU holds bfloat16 operands in
 float32 as well and forms no reduce-scatter: its temporary bytes are an upper estimate for a chip.
 
 Hours are upper bounds on the tokens (every sample at its longest), at an assumed share of what a chip can do
 (`factory.teacher.chips`). Formulas, with N parameters, l layers, A = heads · width of a head:
 
-    update    (6N + 2N where layers are computed twice + 2N for each other set of log-probabilities
+    update    (6N + 2N each time that layers are computed again + 2N for each other set of log-probabilities
                + 12 · l · A · row) FLOPs a cell / (devices · FLOP/s · 0.4)        Kaplan et al., arXiv 2001.08361, 2.1
     decoding  (weights + cache + 6 passes over float32 logits) bytes of a chip a token / (bandwidth · 0.6)
 """
@@ -34,15 +35,12 @@ from filters.errors import UserError
 BYTES = {"float32": 4, "bfloat16": 2}
 """Of a number."""
 
-_WHOLE_UP_TO = 6
-"""Layers of a model that is compiled whole; each costs some seconds."""
-
-_SHALLOW = (4, 8)
-"""Layers of what is compiled of a deeper one. With two, the first and the last layer still hide what one costs."""
-
 _LOGIT_PASSES = 6  # softmax for the log-probability, and the cumulative sums of the draw
 
-How = Literal["compiled", "extrapolated", "estimated"]
+PASSES = {"none": 6, "layer": 8}
+"""FLOPs a parameter and cell of forward and backward pass, by `remat`."""
+
+How = Literal["compiled", "estimated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +117,7 @@ def memory_of(spec: Rl, shape: ModelShape) -> Memory:
     if importlib.util.find_spec("jax") is None or importlib.util.find_spec("tunix") is None:
         return _estimated(spec, shape)
     config = shape.config
-    deep = config.num_hidden_layers > _WHOLE_UP_TO
-    layers: tuple[int | None, ...] = _SHALLOW if deep else (None,)
-    parts = _compiled(_what_decides(spec), json.dumps(config.to_hf()), layers, spec.mesh.devices)
-    if not deep:
-        return _memory(parts[0], "compiled")
-    return _memory(_on_a_line(parts[0], parts[1], _SHALLOW, config.num_hidden_layers), "extrapolated")
+    return _memory(_compiled(_what_decides(spec), json.dumps(config.to_hf()), spec.mesh.devices), "compiled")
 
 
 def _what_decides(spec: Rl) -> str:
@@ -137,10 +130,8 @@ def _what_decides(spec: Rl) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(
-    spec: str, config: str, layers: tuple[int | None, ...], devices: int
-) -> tuple[dict[str, dict[str, int]], ...]:
-    """`factory.teacher.compiling.measure` for each number of layers, in a process with so many devices."""
+def _compiled(spec: str, config: str, devices: int) -> dict[str, dict[str, int]]:
+    """`factory.teacher.compiling.measure`, in a process with so many devices."""
     flags = (
         f"--xla_force_host_platform_device_count={devices}",
         # The default orders work for the threads of a CPU; a chip's compiler orders it for memory, as this does.
@@ -148,7 +139,7 @@ def _compiled(
         # Barriers keep what is computed again from being merged with what was computed first; on a chip they stay.
         "--xla_disable_hlo_passes=cse_barrier_expander",
     )
-    asked = {"spec": json.loads(spec), "config": json.loads(config), "layers": layers}
+    asked = {"spec": json.loads(spec), "config": json.loads(config)}
     done = subprocess.run(
         [sys.executable, "-m", "factory.teacher.compiling"],
         input=json.dumps(asked),
@@ -162,21 +153,8 @@ def _compiled(
         raise UserError(
             f"the stage cannot be compiled for a mesh of {devices} devices: {lines[-1] if lines else 'no reason given'}"
         )
-    return tuple(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def _on_a_line(
-    few: dict[str, dict[str, int]], more: dict[str, dict[str, int]], at: tuple[int, int], layers: int
-) -> dict[str, dict[str, int]]:
-    """Bytes of a model of so many layers, from those of two shallow ones of `at` layers."""
-    low, high = at
-    return {
-        part: {
-            name: value + (layers - low) * (more[part][name] - value) // (high - low)
-            for name, value in values.items()
-        }
-        for part, values in few.items()
-    }
+    found: dict[str, dict[str, int]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
 
 
 def _memory(parts: dict[str, dict[str, int]], how: How) -> Memory:
@@ -245,7 +223,7 @@ def _limits(spec: Rl) -> dict[int, int]:
 def _update_flops(spec: Rl, shape: ModelShape) -> float:
     """FLOPs of a cell of a packed row: forward and backward pass, and the passes that only give log-probabilities."""
     others = bool(spec.kl) + (spec.minibatches * spec.epochs > 1)
-    passes = spec.epochs * (8 if spec.remat == "layer" else 6) + 2 * others
+    passes = spec.epochs * PASSES[spec.remat] + 2 * others
     attention = attention_flops(shape.config, spec.row_length or spec.longest)
     return passes * (shape.parameters + attention)
 

@@ -122,7 +122,9 @@ class Rl(Part):
         description="of sampling and of the forward and backward pass; null: that of the weights",
     )
     remat: Literal["none", "layer"] = Field(
-        "none", exclude_if=lambda value: value == "none", description="layer: activations are computed twice"
+        "none",
+        exclude_if=lambda value: value == "none",
+        description="layer: activations are computed twice",
     )
     attention_chunk: int | None = Field(
         None, ge=16, exclude_if=lambda value: value is None, description="queries that attend at a time"

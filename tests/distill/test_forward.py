@@ -26,17 +26,17 @@ VOCABULARY, ROW = 61, 30
 
 
 def make_model(kv_heads: int) -> Any:
-    """Two layers, a window shorter than a row and a global one; grouped, single and fused projections."""
+    """Three layers, windows shorter than a row and a global one; grouped, single and fused projections."""
     config = GemmaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
         head_dim=8,
         sliding_window=9,
-        layer_types=("sliding_attention", "full_attention"),
+        layer_types=("sliding_attention", "full_attention", "sliding_attention"),
         query_pre_attn_scalar=8,
     )
     return random_gemma3(config, seed=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill.gemma import folder, sizes
-from distill.gemma.config import FULL, GemmaConfig
+from distill.gemma.config import GemmaConfig
 from distill.gemma.folder import ModelFolder, resolve_model
 from filters.errors import UserError
 
@@ -98,9 +98,3 @@ def test_the_hubs_cache_counts_where_it_holds_weights(
     (tmp_path / "model.safetensors").touch()
     assert folder.cached_model("google/gemma-3-1b-pt@abc") == tmp_path
     assert asked[0] == ("google/gemma-3-1b-pt", "abc", True)
-
-
-def test_a_shallow_model_has_both_kinds_of_layers() -> None:
-    config = sizes.shallow(sizes.SIZES["1b"], 4)
-    assert config.num_hidden_layers == 4 and config.layer_types.count(FULL) == 2
-    assert config.hidden_size == 1152

@@ -129,25 +129,13 @@ def test_bytes_are_those_of_the_real_trainer(mesh: dict[str, int]) -> None:
 
 
 @pytest.mark.train
-def test_a_line_through_two_and_four_layers_finds_six() -> None:
-    pytest.importorskip("tunix")
-    shape = model_shape("tiny-student")
-    key = (module._what_decides(spec()), json.dumps(shape.config.to_hf()))
-    two, four, whole = module._compiled(*key, (2, 4, None), 1)
-    for part, values in module._on_a_line(two, four, (2, 4), 6).items():
-        for name, value in values.items():
-            # The shallow models have more global layers, which hold more than sliding ones: never much too few.
-            assert 0.98 * whole[part][name] - 4096 <= value <= 1.1 * whole[part][name] + 4096, (part, name)
-
-
-@pytest.mark.train
 @pytest.mark.slow
 def test_one_billion_on_eight_chips_fits() -> None:
     pytest.importorskip("tunix")
     stage = load_recipe(find_recipe("gemma3-1b-zero")).teacher["zero"]
     assert isinstance(stage, Rl)
     found = memory_of(stage, ONE_B)
-    assert found.how == "extrapolated"
+    assert found.how == "compiled"
     # Float32 numbers, an eighth on each chip, but for norm scales, which are whole.
     assert found.weights == pytest.approx(4 * ONE_B.parameters / 8, rel=0.01)
     assert found.optimiser == pytest.approx(2 * found.weights, rel=0.001)
