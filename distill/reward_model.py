@@ -39,8 +39,8 @@ from distill import training_log as log
 from distill.chat import Template, parse_template
 from distill.gemma.checkpoint import load_model, save_model
 from distill.gemma.folder import ModelFolder, read_header, resolve_model
+from distill.gemma.forward import hidden_states
 from distill.gemma.tokenizer import Tokenizer
-from distill.loss import model_inputs
 from distill.preference_data import (
     Encoded,
     HeldOut,
@@ -72,23 +72,6 @@ FORMAT = 1
 # ------------------------------------------------------------------------------------------- the network
 
 
-def hidden_states(
-    model: Gemma3,
-    tokens: Int[Array, "B L"],
-    positions: Int[Array, "B L"],
-    attention_mask: Bool[Array, "B L L"],
-) -> Float[Array, "B L D"]:
-    """What Tunix's `Gemma3.__call__` computes before its logits: hidden @ embedding.T are those.
-
-    The module itself always makes the logits, and B·L·262,144 of them are most of a forward pass's memory.
-    """
-    x = model.embedder.encode(tokens)
-    for layer in model.layers:
-        _, x = layer(x, positions, None, attention_mask)
-    hidden: Float[Array, "B L D"] = model.final_norm(x)
-    return hidden
-
-
 class RewardNet(nnx.Module):  # type: ignore[misc]
     """A Gemma and a scalar head of float32. The head begins at zero, so training begins without an opinion.
 
@@ -109,8 +92,8 @@ class RewardNet(nnx.Module):  # type: ignore[misc]
 
     def __call__(self, tokens: Int[Array, "B L"], present: Bool[Array, "B L"]) -> Float[Array, " B"]:
         """Raw scores of right-padded conversations; a row without any token gets a number that means nothing."""
-        inputs = model_inputs({"tokens": tokens, "present": present, "weights": present})
-        hidden = hidden_states(self.backbone, tokens, inputs["positions"], inputs["attention_mask"])
+        positions, own = jnp.maximum(jnp.cumsum(present, axis=1) - 1, 0), present.astype(jnp.int32)
+        hidden = hidden_states(self.backbone, tokens, positions, own, jnp.zeros_like(own))
         last = jnp.maximum(jnp.sum(present, axis=1) - 1, 0)
         read = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0].astype(jnp.float32)
         return read @ self.kernel[...] + self.bias[...]
@@ -242,6 +225,26 @@ def train_reward_model(
     with _disk_faults(out):
         _save(trainer.net(), opened, out, manifest)
     return result
+
+
+def another_reward_model(
+    config: RewardConfig,
+    data: Sequence[Pair] | Sequence[Labelled],
+    base: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+) -> bool:
+    """Does `out_dir` hold a finished reward model of another config, data or base than these?
+
+    Raises:
+        UserError: as `train_reward_model` does for bad input.
+    """
+    out, opened = Path(out_dir), ModelFolder.open(resolve_model(base))
+    if not (out / MANIFEST).is_file():
+        return False
+    template = parse_template(config.template)
+    rows = encode_rows(data, config.kind, template, Tokenizer.load(opened.path), config.max_length)
+    found: str = read_manifest(out)["fingerprint"]
+    return found != _fingerprint(config, rows, opened, template)
 
 
 class _Trainer:

@@ -18,7 +18,7 @@ from factory.judgements import JudgeCase, LanguageJudge, describe, judge_cases, 
 from factory.query import connect, rows, set_policy
 from factory.store import Run
 from factory.vote import vote_rows
-from filters.language import LANGUAGES
+from filters.language import language_of_tag
 from filters.signals import SIGNAL_VERSION, Signals
 from filters.tags import TagStyle
 from filters.verdict import Fault, Outcome, Verdict
@@ -276,18 +276,12 @@ def _measure(
             (row["completion"],),
             {
                 "style": styles[row["template"]],
-                "target_language": language or _known_language(prompts[row["prompt_id"]]["language"]),
+                "target_language": language or language_of_tag(prompts[row["prompt_id"]]["language"]),
             },
         )
         for row in batch
     )
     return list(_signal_rows(batch, pool.map("signals", calls), styles))
-
-
-def _known_language(tag: str | None) -> str | None:
-    """The language of a tag such as "en-US"; None, the text's own main language, for one we cannot tell."""
-    language = (tag or "").replace("_", "-").partition("-")[0].lower()
-    return language if language in LANGUAGES else None
 
 
 def _signal_rows(

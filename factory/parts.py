@@ -13,10 +13,23 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
+Dtype = Literal["float32", "bfloat16"]
+
+
 class Part(BaseModel):
     """A part of a recipe: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Held(Part):
+    """What a training holds at a time. Nothing here changes what is computed, but `compute` its rounding."""
+
+    compute: Dtype | None = Field(
+        None, description="of forward and backward pass, and of sampling in RL; null: that of the weights"
+    )
+    remat: Literal["none", "layer"] = Field("none", description="layer: activations are computed twice")
+    attention_chunk: int | None = Field(None, ge=16, description="queries that attend at a time; null: all")
 
 
 def check_template(value: str) -> str:

@@ -17,15 +17,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from factory.catalogue_path import catalogue_dir
-from factory.parts import JudgeEngine, Name, Part, Sampling, Share, check_template
+from factory.parts import Dtype, Held, JudgeEngine, Name, Part, Sampling, Share, check_template
 from factory.sources import SourceSpec
 from factory.teacher.scorer_settings import RewardModelSpec, ScorerSpec
 from factory.teacher.settings import Mesh, Rl
 from filters.errors import UserError
 from filters.language import LANGUAGES
 from filters.tags import TAG_STYLES
-
-Dtype = Literal["float32", "bfloat16"]
 
 
 class Splits(Part):
@@ -64,7 +62,6 @@ class Generate(Part):
     max_prompts: int | None = Field(None, ge=1, description="of the training prompts, by their hashes")
     dtype: Dtype | None = Field(
         None,
-        exclude_if=lambda value: value is None,
         description="of weights and cache; null: float32",
     )
 
@@ -186,7 +183,7 @@ class Mix(Part):
         return value
 
 
-class Student(Part):
+class Student(Held):
     """A small Gemma fine-tuned on a mix. `base` may be `teacher:NAME` or `student:NAME`, a model of this recipe."""
 
     mix: Name
@@ -204,20 +201,6 @@ class Student(Part):
     checkpoint_every: int = Field(100, ge=1)
     keep: int = Field(2, ge=1, description="checkpoints that stay")
     seed: int = 0
-    # Left out of what is written where they are off, so that older runs keep their fingerprints.
-    compute: Dtype | None = Field(
-        None,
-        exclude_if=lambda value: value is None,
-        description="of the forward and backward pass; null: float32, as weights and optimiser are",
-    )
-    remat: Literal["none", "layer"] = Field(
-        "none",
-        exclude_if=lambda value: value == "none",
-        description="layer: activations are computed twice",
-    )
-    attention_chunk: int | None = Field(
-        None, ge=16, exclude_if=lambda value: value is None, description="queries that attend at a time"
-    )
 
     _template = field_validator("template")(check_template)
 
@@ -296,13 +279,11 @@ class Recipe(Part):
     seed: int = Field(0, ge=0, lt=2**31)
     mesh: Mesh | None = Field(
         None,
-        exclude_if=lambda value: value is None,
         description="devices of `generate`, `samplings` and fine-tuning; a stage of RL has its own",
     )
     hours: float | None = Field(
         None,
         gt=0.0,
-        exclude_if=lambda value: value is None,
         description="what a dry run holds the plan against",
     )
     prompts: Prompts

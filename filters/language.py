@@ -139,6 +139,12 @@ def language_consistency(text: str, target: str) -> float | None:
     return analyse(text, target).consistency
 
 
+def language_of_tag(tag: str | None) -> str | None:
+    """The language of a tag such as "en-US"; None for one that is not in `LANGUAGES`."""
+    language = (tag or "").replace("_", "-").partition("-")[0].lower()
+    return language if language in LANGUAGES else None
+
+
 def analyse(text: str, target: str | None = None) -> LanguageReport:
     """Language, consistency and foreign stretches. `target=None` takes the text's own main language.
 

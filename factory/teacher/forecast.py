@@ -1,10 +1,9 @@
 """What a stage of reinforcement learning will take: samples, tokens, bytes of each device, hours. Needs no JAX itself.
 
 Bytes come from compiling the stage's update and decoding ahead of time, in a process of its own with as many CPU
-devices as the mesh has (`factory.teacher.compiling`). The whole model is compiled:
-memory does not grow evenly with layers, and lines through shallow models were off by half and more (docs/tpu.md).
-XLA for a CPU holds bfloat16 operands in
-float32 as well and forms no reduce-scatter: its temporary bytes are an upper estimate for a chip.
+devices as the mesh has (`factory.teacher.compiling`). The whole model is compiled: memory does not grow evenly with
+layers, and lines through shallow models were off by half and more (docs/tpu.md). XLA for a CPU holds bfloat16 operands
+in float32 as well and forms no reduce-scatter: its temporary bytes are an upper estimate for a chip.
 
 Hours are upper bounds on the tokens (every sample at its longest), at an assumed share of what a chip can do
 (`factory.teacher.chips`). Formulas, with N parameters, l layers, A = heads · width of a head:

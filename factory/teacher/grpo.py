@@ -405,7 +405,7 @@ class _Stage:
         """Groups of a step. With dynamic sampling, until enough of them teach something.
 
         A round asks for more than is lacking, by the share that taught nothing in the step before: few rounds keep
-        the sampler's rows full.
+        the sampler's rows full. In all it asks for at most `max_rounds` times `prompts`.
         """
         from factory.teacher.loss import has_variance
 
@@ -414,8 +414,9 @@ class _Stage:
         expected = 1.0 - min(self.taught_nothing, _MOST_IDLE) if rounds > 1 else 1.0
         groups: list[list[Graded]] = []
         taught = dropped = drawn_rounds = 0
-        while drawn_rounds < rounds and taught < spec.prompts:
-            fresh = self._draw(step, math.ceil((spec.prompts - taught) / expected), len(groups))
+        while drawn_rounds < rounds and taught < spec.prompts and len(groups) < rounds * spec.prompts:
+            asked = math.ceil((spec.prompts - taught) / expected)
+            fresh = self._draw(step, min(asked, rounds * spec.prompts - len(groups)), len(groups))
             drawn_rounds += 1
             useful = sum(has_variance([s.reward.total for s in group]) for group in fresh)
             taught, dropped = taught + useful, dropped + len(fresh) - useful

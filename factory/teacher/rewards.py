@@ -26,7 +26,7 @@ from factory.records import judgement_id, sample_seed
 from factory.teacher.budget import budget_reward
 from factory.teacher.reward_settings import Preference, Rewards, Rubric
 from filters.errors import UserError
-from filters.language import LANGUAGES, analyse, language_consistency
+from filters.language import analyse, language_consistency, language_of_tag
 from filters.tags import Parsed, TagStyle
 from filters.verdict import Outcome, Verdict
 from filters.verifiers import judge as judging
@@ -241,15 +241,6 @@ def overlong_penalty(tokens: int, limit: int, buffer: int, *, truncated: bool) -
         return -1.0
     beyond = tokens - (limit - buffer)
     return -min(1.0, beyond / buffer) if beyond > 0 else 0.0
-
-
-def target_language(prompt: Mapping[str, Any], override: str | None = None) -> str | None:
-    """The language that reasoning should be in; None, the text's own main language, for a tag we cannot tell.
-
-    Same rule as the filter: the tag's first part, "en" of "en-US".
-    """
-    tag = (prompt.get("language") or "").replace("_", "-").partition("-")[0].lower()
-    return override or (tag if tag in LANGUAGES else None)
 
 
 def compose(
@@ -484,7 +475,7 @@ def _consistency(sample: Sampled, parsed: Parsed, override: str | None) -> float
     """As `filters.signals` measures it: of the reasoning, of the whole completion where there is none."""
     start, end = parsed.reasoning_span or (0, len(sample.completion))
     text = sample.completion[start:end]
-    target = target_language(sample.prompt, override)
+    target = override or language_of_tag(sample.prompt.get("language"))
     return analyse(text).consistency if target is None else language_consistency(text, target)
 
 

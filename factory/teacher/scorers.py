@@ -67,7 +67,7 @@ def train_scorer(
         UserError: no two samples of a question were labelled differently, or a file of pairs cannot be read.
     """
     from distill.preference_data import RewardConfig
-    from distill.reward_model import train_reward_model
+    from distill.reward_model import another_reward_model, train_reward_model
     from factory.stages import model_folder
     from factory.train import move_aside
 
@@ -85,25 +85,18 @@ def train_scorer(
     config = RewardConfig(kind=KIND[spec.purpose], sees=SEES[spec.purpose], **settings)
     base, out = model_folder(run, spec.base), reward_folder(run, name)
 
-    def train() -> Any:
-        return train_reward_model(
-            config,
-            data,
-            base.path,
-            out,
-            on_step=lambda step, steps, loss: reporter.update(
-                f"reward:{name}: step {step:,} of {steps:,}, loss {loss:.3f}"
-            ),
-            on_message=lambda text: reporter.say(f"  {text}"),
-        )
-
-    try:
-        result = train()
-    except UserError:
-        if not (out / "reward_model.json").exists():
-            raise
+    if another_reward_model(config, data, base.path, out):
         move_aside(out, "its data or its settings changed", reporter)
-        result = train()
+    result = train_reward_model(
+        config,
+        data,
+        base.path,
+        out,
+        on_step=lambda step, steps, loss: reporter.update(
+            f"reward:{name}: step {step:,} of {steps:,}, loss {loss:.3f}"
+        ),
+        on_message=lambda text: reporter.say(f"  {text}"),
+    )
     counts: dict[str, Any] = {"pairs": len(rows), "steps": result.steps}
     held_out = result.held_out.get("test") or result.held_out.get("validation")
     if held_out is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory.parts import Part, check_template
+from factory.parts import Dtype, Held, Part, check_template
 from factory.teacher.chips import ChipName
 from factory.teacher.reward_settings import Rewards
 
@@ -41,8 +41,8 @@ class LengthStep(Part):
 class DynamicSampling(Part):
     """Groups that teach nothing are dropped, and other prompts asked in their place (DAPO, arXiv 2503.14476, 3.2).
 
-    A group teaches nothing where all its rewards are equal. At most `max_rounds` rounds are drawn in a step; what
-    is lacking then is lacking.
+    A group teaches nothing where all its rewards are equal. A step draws at most `max_rounds` rounds, and `max_rounds`
+    times its prompts; what is lacking then is lacking.
     """
 
     max_rounds: int = Field(4, ge=2, le=64)
@@ -55,7 +55,6 @@ class Mesh(Part):
     tp: int = Field(1, ge=1)
     chip: ChipName | None = Field(
         None,
-        exclude_if=lambda value: value is None,
         description="what the devices are; a dry run then tells hours, and whether memory is enough",
     )
 
@@ -72,7 +71,7 @@ class Validation(Part):
     samples: int = Field(4, ge=1)
 
 
-class Rl(Part):
+class Rl(Held):
     """One stage of GRPO.
 
     `prompts` questions are asked in a step, `samples` times each. R1-Zero: 32 × 16, lr 3e-6, KL 0.001, clip 10 (v2
@@ -111,24 +110,7 @@ class Rl(Part):
     validation: Validation | None = None
     checkpoint_every: int = Field(50, ge=1)
     mesh: Mesh = Mesh()
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of weights, optimiser and gradients"
-    )
-    # The three below are left out of what is written where they are off: runs that are older than these settings
-    # keep their fingerprints.
-    compute: Literal["float32", "bfloat16"] | None = Field(
-        None,
-        exclude_if=lambda value: value is None,
-        description="of sampling and of the forward and backward pass; null: that of the weights",
-    )
-    remat: Literal["none", "layer"] = Field(
-        "none",
-        exclude_if=lambda value: value == "none",
-        description="layer: activations are computed twice",
-    )
-    attention_chunk: int | None = Field(
-        None, ge=16, exclude_if=lambda value: value is None, description="queries that attend at a time"
-    )
+    dtype: Dtype = Field("float32", description="of weights, optimiser and gradients")
     seed: int = Field(0, ge=0, lt=2**31)
 
     _template = field_validator("template")(check_template)

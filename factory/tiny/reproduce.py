@@ -179,12 +179,14 @@ def distillation_curve(run: Run, recipe: Recipe, name: str) -> list[dict[str, fl
     curve = []
     for step in sorted(int(path.name) for path in (out / log.CHECKPOINTS).iterdir() if path.name.isdigit()):
         restore_model(model, out / log.CHECKPOINTS, step)
-        found = _accuracy(rollout, rows, spec.template, tokenizer, rl)
+        found = _accuracy(rollout, rows, spec.template, tokenizer, rl, rl.seed + recipe.seed)
         curve.append({"step": step, "seconds": seconds[step], "eval/accuracy": found})
     return curve
 
 
-def _accuracy(rollout: Any, rows: list[dict[str, Any]], template: str, tokenizer: Any, rl: RlStage) -> float:
+def _accuracy(
+    rollout: Any, rows: list[dict[str, Any]], template: str, tokenizer: Any, rl: RlStage, seed: int
+) -> float:
     """Share of correct samples, as `factory.teacher.grpo` validates."""
     from distill.chat import encode_prompt
     from factory.protocol import options
@@ -194,7 +196,7 @@ def _accuracy(rollout: Any, rows: list[dict[str, Any]], template: str, tokenizer
     assert rl.validation is not None
     laid_out, n = parse_template(template), rl.validation.samples
     requests = [
-        Request(ids, request_seed(rl.seed, "student_rl/validation", 0, number, i), rl.last_limit)
+        Request(ids, request_seed(seed, "student_rl/validation", 0, number, i), rl.last_limit)
         for number, row in enumerate(rows)
         for ids in [tuple(encode_prompt(row["messages"], laid_out, tokenizer))]
         for i in range(n)
@@ -338,7 +340,10 @@ def _curves(run: Run, recipe: Recipe) -> dict[str, Any]:
         "eval/reflection",
         "accuracy",
     )
-    return {job: learning_curve(run, job, names) for job, spec in recipe.teacher.items() if spec.kind == "rl"}
+    curves = {
+        job: learning_curve(run, job, names) for job, spec in recipe.teacher.items() if spec.kind == "rl"
+    }
+    return curves | {"distilled": distillation_curve(run, recipe, "distilled")}
 
 
 # ------------------------------------------------------------------------------------------ the command

@@ -9,28 +9,28 @@ from typing import Any
 
 import click
 import jinja2
+from markupsafe import Markup
+
+from factory.report_charts import Series, lines
 
 Result = Mapping[str, Any]
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>R1 in miniature</title>
-<style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem;
-       color-scheme: light dark; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-td, th { padding: .25rem .7rem; border-bottom: 1px solid #8884; text-align: left; }
-</style>
+<style>{{ style }}</style>
+<body><main>
 <h1>R1 in miniature</h1>
 <p>{{ intro }}</p>
 {% for section in sections %}
 <h2>{{ section.title }}</h2>
 <p>{{ section.text }}</p>
+{{ section.chart or "" }}
 <table><tr>{% for name in section.head %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% endfor %}
-</html>
+</main></body></html>
 """
 
 
@@ -155,7 +155,20 @@ def _students(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]
     for name in results[0]["claims"]["distillation"]["seconds"]:
         cells = [f"{r['claims']['distillation']['seconds'][name] or 0:.0f}" for r in results]
         rows.append([f"{name}: seconds", *cells])
-    return _section("The small student", "Wall time on this machine's two cores.", ["what", *seeds], rows)
+    text = "Wall time of the stages. The curves: validation accuracy over seconds of training, evaluation included."
+    return _section("The small student", text, ["what", *seeds], rows) | {"chart": _student_curves(results)}
+
+
+def _student_curves(results: Sequence[Result]) -> Markup:
+    """Both roads of the student over wall time, one line a seed."""
+    series = []
+    for number, (job, name) in enumerate((("student_rl", "by reinforcement"), ("distilled", "distilled"))):
+        for result in results:
+            found = [p for p in result["curves"][job] if "eval/accuracy" in p]
+            points = [(p["seconds"], 100 * p["eval/accuracy"]) for p in found]
+            if points:
+                series.append(Series(f"{name}, seed {result['seed']}", points, number))
+    return lines(series, label="The student's two roads", x_label="seconds", y_label="correct, percent")
 
 
 def _scenarios(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
@@ -175,9 +188,11 @@ def _scenarios(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any
 
 
 def page(results: Sequence[Result]) -> str:
-    """The HTML page."""
+    """The HTML page, in the style of a run's report."""
+    style = (Path(__file__).parents[1] / "templates" / "report.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(_PAGE).render(intro=_intro(results), sections=sections(results)) + "\n"
+    template = environment.from_string(_PAGE)
+    return template.render(style=Markup(style), intro=_intro(results), sections=sections(results)) + "\n"
 
 
 def markdown(results: Sequence[Result]) -> str:

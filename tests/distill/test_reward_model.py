@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,30 +112,11 @@ def test_logistic_is_the_formula_by_hand() -> None:
     )
 
 
-@pytest.mark.parametrize("heads", [1, 4])
-def test_hidden_states_are_what_the_module_makes_logits_of(
-    heads: int, make_config: Callable[..., Any], make_folder: Callable[..., Any]
-) -> None:
-    from distill.gemma.checkpoint import load_model
-    from distill.loss import model_inputs
-    from distill.reward_model import hidden_states
-
-    model = load_model(make_folder(make_config(num_key_value_heads=heads, sliding_window=8)))
-    texts = [np.arange(5, 27, dtype=np.int32), np.arange(40, 49, dtype=np.int32)]
-    tokens, present = pad_rows(texts, 3, 24, 0)
-    inputs = model_inputs({"tokens": tokens, "present": present, "weights": present})
-    logits, _ = model(tokens, inputs["positions"], None, inputs["attention_mask"])
-    hidden = hidden_states(model, tokens, inputs["positions"], inputs["attention_mask"])
-    assert hidden.shape == (3, 24, 32)
-    own = np.asarray(hidden @ model.embedder.input_embedding[...].T)
-    np.testing.assert_allclose(own[present], np.asarray(logits)[present], atol=1e-5)
-
-
 def test_the_score_is_read_at_the_stop_token_alone(tiny: ModelFolder) -> None:
     """A head that reads one coordinate gives that coordinate of the last present token's state."""
     from distill.gemma.checkpoint import load_model
-    from distill.loss import model_inputs
-    from distill.reward_model import RewardNet, hidden_states
+    from distill.gemma.forward import hidden_states
+    from distill.reward_model import RewardNet
 
     model = load_model(tiny)
     kernel = np.zeros(64, np.float32)
@@ -145,8 +125,9 @@ def test_the_score_is_read_at_the_stop_token_alone(tiny: ModelFolder) -> None:
     ids = encode_scored("3 plus 4?", "<answer> 7 </answer>", parse_template("plain:r1-zero"), tokenizer)
     assert ids[-1] == tokenizer.eos_id
     tokens, present = pad_rows([np.asarray(ids, np.int32)], 1, 48, tokenizer.pad_id)
-    inputs = model_inputs({"tokens": tokens, "present": present, "weights": present})
-    hidden = hidden_states(model, tokens, inputs["positions"], inputs["attention_mask"])
+    group = present.astype(np.int32)
+    positions = np.maximum(np.cumsum(present, axis=1) - 1, 0)
+    hidden = hidden_states(model, tokens, positions, group, np.zeros_like(group))
     score = RewardNet(model, kernel, np.float32(0.25))(tokens, present)
     assert float(score[0]) == pytest.approx(float(hidden[0, len(ids) - 1, 7]) + 0.25, abs=1e-6)
 
@@ -377,9 +358,12 @@ def test_another_kind_or_a_mixed_up_folder_is_refused(finished: Any, tmp_path: P
 def test_a_finished_folder_is_left_alone_and_a_stopped_training_begins_again(
     finished: Any, tmp_path: Path
 ) -> None:
-    from distill.reward_model import HEAD, MANIFEST, train_reward_model
+    from distill.reward_model import HEAD, MANIFEST, another_reward_model, train_reward_model
 
     out, result, losses = finished
+    assert not another_reward_model(CONFIG, pairs(), "tiny-student", out)
+    assert another_reward_model(replace(CONFIG, seed=1), pairs(), "tiny-student", out)
+    assert not another_reward_model(CONFIG, pairs(), "tiny-student", tmp_path)
     before = (out / MANIFEST).stat().st_mtime_ns
     done = train_reward_model(CONFIG, pairs(), "tiny-student", out)
     assert done == replace(result, already_done=True)

@@ -132,3 +132,13 @@ def test_figures_as_people_read_them() -> None:
     assert shown((0.813, 0.775, 0.851)) == "81.3 [77.5, 85.1]"
     assert shown((0.05, -0.01, 0.11), signed=True) == "+5.0 [-1.0, +11.0]"
     assert shown(None) == "–"
+
+
+def test_both_roads_of_the_student_are_in_the_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import factory.tiny.reproduce as module
+
+    point = {"step": 75.0, "seconds": 30.0, "eval/accuracy": 0.5}
+    monkeypatch.setattr(module, "distillation_curve", lambda *_: [point])
+    found = module._curves(run, load_recipe(find_recipe("reproduce")))
+    assert found["distilled"] == [point]
+    assert {"zero", "reasoning_rl", "align", "student_rl"} < found.keys()

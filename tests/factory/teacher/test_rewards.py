@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from factory.judge import NO_GRADER, _known_language
+from factory.judge import NO_GRADER
 from factory.teacher.reward_settings import Rewards, Rubric
 from factory.teacher.rewards import (
     Reward,
@@ -21,7 +21,6 @@ from factory.teacher.rewards import (
     compose,
     overlong_penalty,
     repetition_penalty,
-    target_language,
 )
 from filters.errors import UserError
 from filters.language import language_consistency
@@ -310,12 +309,6 @@ def test_language_calls_the_filters_function(monkeypatch: pytest.MonkeyPatch) ->
     [reward] = rewarded({"language": {"target": "zh"}}, sampled(MIXED))
     assert seen == [(R1_ZERO.parse(MIXED).reasoning, "zh")]
     assert reward.parts["language"] == reward.language_consistency == 0.125
-
-
-@pytest.mark.parametrize("tag", ["en", "en-US", "ZH_hant", "", None, "xx", "english"])
-def test_a_prompts_language_is_read_as_the_filter_reads_it(tag: str | None) -> None:
-    assert target_language({"language": tag}) == _known_language(tag)
-    assert target_language({"language": tag}, "de") == "de"
 
 
 def test_an_unknown_language_is_the_texts_own() -> None:
