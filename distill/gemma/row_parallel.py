@@ -9,8 +9,7 @@ partitions. All of a prompt block's keys and values go to every device: any row 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,25 +26,30 @@ _ROWS, _WHOLE = PartitionSpec("fsdp"), PartitionSpec()
 _STEPS_BY_ROWS = PartitionSpec(None, "fsdp")
 
 
+@lru_cache(maxsize=32)
 def compiled_functions(
     spec: DecoderSpec,
     sampling: SamplingConfig,
-    stop_ids: Iterable[int],
+    stop_ids: tuple[int, ...],
     *,
     chunk: int,
     rows: int,
     slots: int,
+    prompts: tuple[int, int],
     dtype: Any,
     mesh: Mesh | None,
 ) -> tuple[Any, Any, Any, Any]:
-    """Jitted (empty cache, prefill, insert, decode).
+    """Jitted (empty cache, prefill, insert, decode): the same for all samplers of equal shapes in one process.
+
+    A run of many stages makes many samplers of one shape; what one has compiled the next one finds.
 
     Args:
-        rows: of one device of "fsdp"; slots: of the cache, a row.
+        rows: of one device of "fsdp"; slots: of the cache, a row; prompts: rows and length of a
+            block of them, which tell apart what is compiled.
     """
     empty = partial(decoder.empty_cache, spec, rows, slots, dtype)
     prefill = partial(decoder.prefill, spec)
-    decode = partial(decode_chunk, spec, sampling, tuple(sorted(stop_ids)), chunk)
+    decode = partial(decode_chunk, spec, sampling, stop_ids, chunk)
     if mesh is None:
         put = partial(insert)  # partial: a cache of its own
         return (

@@ -238,10 +238,11 @@ class Sampler:
         functions = compiled_functions(
             self._spec,
             self.sampling,
-            self._stop_ids,
+            tuple(sorted(self._stop_ids)),
             chunk=chunk,
             rows=self._local_rows,
             slots=self._slots,
+            prompts=(self._prefill_rows, round_up(self.prompt_length)),
             dtype=kind,
             mesh=mesh,
         )
@@ -264,7 +265,7 @@ class Sampler:
 
     @property
     def compilations(self) -> int:
-        """How many executables this sampler has compiled; constant after `warm_up`."""
+        """How many executables this sampler uses; constant after `warm_up`."""
         jitted = (self._jit_empty, self._jit_prefill, self._jit_insert, self._jit_decode, self._jit_weights)
         return sum(function._cache_size() for function in jitted if function is not None)
 

@@ -147,6 +147,7 @@ def _decode(spec: Rl, config: GemmaConfig, model: Any, mesh: Any) -> Bytes:
         chunk=8,
         rows=rows,
         slots=slots,
+        prompts=(1, spec.prompt_length),
         dtype=dtype,
         mesh=mesh,
     )
