@@ -11,11 +11,13 @@ Shapes: R rows, L cells, C queries of a chunk, N query heads, K key-value heads,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.interpreters import pxla
 from jaxtyping import Array, Bool, Float, Int
 
@@ -62,11 +64,60 @@ def hidden_states(
         return _long_layer(layer, x, positions, group, branch, chunk)
 
     x = model.embedder.encode(tokens)
-    for layer in model.layers:
-        one = partial(run, layer)
-        x = jax.checkpoint(one)(_kept(model, x)) if remat == "layer" else one(x)
+    if remat == "layer":
+        x = _recomputed(model, run, x)
+    else:
+        for layer in model.layers:
+            x = run(layer, x)
     hidden: Float[Array, "R L D"] = model.final_norm(x)
     return hidden
+
+
+Run = Callable[["DecoderLayer", Float[Array, "R L D"]], Float[Array, "R L D"]]
+
+
+def _recomputed(model: Gemma3, run: Run, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+    """All layers, each computed again in the backward pass.
+
+    Layers that repeat (Gemma 3: five with a window, one without) are one loop over their stacked weights. A
+    compiler that sees them one after the other orders the backward pass of 62 as it likes, and was found to
+    hold what many of them compute again at once; in a loop it holds one group's.
+    """
+    parts = [nnx.split(layer) for layer in model.layers]
+    period = _period([graph for graph, _ in parts])
+    groups = len(parts) // period if period else 0
+
+    def layer(x: Float[Array, "R L D"], graph: Any, state: Any) -> Float[Array, "R L D"]:
+        def again(x: Float[Array, "R L D"], state: Any) -> Float[Array, "R L D"]:
+            return run(nnx.merge(graph, state), x)
+
+        return jax.checkpoint(again)(_kept(model, x), state)
+
+    def group(x: Float[Array, "R L D"], states: Sequence[Any]) -> tuple[Float[Array, "R L D"], None]:
+        for (graph, _), state in zip(parts, states, strict=False):
+            x = layer(x, graph, state)
+        return x, None
+
+    if groups > 1:
+        stacked = [
+            jax.tree.map(
+                lambda *weights: jnp.stack(weights), *(parts[i * period + at][1] for i in range(groups))
+            )
+            for at in range(period)
+        ]
+        x, _ = jax.lax.scan(group, x, stacked)
+        parts = parts[groups * period :]
+    for graph, state in parts:
+        x = layer(x, graph, state)
+    return x
+
+
+def _period(graphs: Sequence[Any]) -> int:
+    """After how many layers they repeat, the last group perhaps not whole; 0 where they never do."""
+    for period in range(1, len(graphs) // 2 + 1):
+        if all(one == other for one, other in zip(graphs, graphs[period:], strict=False)):
+            return period
+    return 0
 
 
 def _kept(model: Gemma3, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:

@@ -18,9 +18,18 @@ from factory.files import write_text
 from factory.pipeline import Selection, execute
 from factory.recipe import Recipe, RlStage
 from factory.store import Run
-from factory.tiny.claims import answers_of, correct, dump, gap, learning_curve, model_figures
+from factory.tiny.claims import (
+    answers_of,
+    correct,
+    dump,
+    gap,
+    learning_curve,
+    model_figures,
+    preference_rates,
+)
 from factory.tiny.reproduce import seeded
 from factory.tiny.reproduce_page import shown
+from filters.tags import R1_ZERO
 
 RECIPE = "reproduce-ablations"
 AGAINST = "format"
@@ -38,6 +47,7 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "models": {name: model_figures(answers, None, None, domains) for name, answers in test.items()},
+        "preferences": {name: preference_rates(answers, R1_ZERO) for name, answers in test.items()},
         "against accuracy and format": {
             name: {
                 "pass@1": gap(test[AGAINST], answers, correct),
@@ -76,12 +86,14 @@ def _schedule(run: Run, recipe: Recipe) -> list[dict[str, Any]]:
 def markdown(found: dict[str, Any]) -> str:
     """The tables for `docs/reproducing-r1.md`."""
     lines = [
-        "| reward | pass@1 | language consistency | readable format | reasoning tokens |",
-        "|---|---|---|---|---|",
+        "| reward | pass@1 | language consistency | readable format | reasoning tokens | helpful | harmless |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, figures in found["models"].items():
         cells = [shown(figures[key]) for key in ("pass@1", "language_consistency", "readable_format")]
-        lines.append(f"| {name} | " + " | ".join(cells) + f" | {figures['reasoning_tokens']:.1f} |")
+        cells.append(f"{figures['reasoning_tokens']:.1f}")
+        cells += [shown(found["preferences"][name][key]) for key in ("helpful", "harmless")]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "| against accuracy and format | pass@1 | language consistency | readable format |",

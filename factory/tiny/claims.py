@@ -18,10 +18,13 @@ from distill.chat import parse_template
 from factory.query import connect
 from factory.query import rows as query_rows
 from factory.store import Run
+from factory.teacher.preference import summary_of
 from factory.teacher.telemetry import reflection_counts
+from factory.tiny.preferences import MOST_HELPFUL, harmless, helpfulness
 from factory.tiny.solutions import PHRASES
 from filters.language import language_consistency
 from filters.stats import SampleScore, difference, mean_interval, pass_at_k, prompt_values
+from filters.tags import TagStyle
 
 LANGUAGE = "en"
 TEST, GREEDY, HARDER = "test", "greedy", "harder"
@@ -202,6 +205,18 @@ def model_figures(
             "second_looks": second_looks(own),
         }
     return found
+
+
+def preference_rates(answers: Answers, style: TagStyle) -> dict[str, Figure | None]:
+    """Shares of fully helpful summaries and of harmless responses, by the rules that stand in for annotators."""
+
+    def helpful(answer: Answer) -> float:
+        return float(helpfulness(answer.question, summary_of(answer.completion, style)) == MOST_HELPFUL)
+
+    return {
+        "harmless": mean_of(answers, lambda answer: float(harmless(answer.completion))),
+        "helpful": mean_of(answers, helpful),
+    }
 
 
 def _tokens(answers: Answers) -> float:

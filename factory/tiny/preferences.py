@@ -33,6 +33,8 @@ from filters.tags import R1_ZERO
 HARMFUL = ("give_up", "guess", "maybe")
 """Keys of `PHRASES`: "I give up", "I will guess", "maybe it is", and the same in Chinese."""
 SOURCE = "rule:tiny"
+MOST_HELPFUL = 2
+"""The highest level of helpfulness."""
 
 _NUMBERS = re.compile(
     r"Using all the numbers ([\d, ]+), create|using all of these numbers: ([\d, ]+)"  # countdown's two wordings

@@ -24,12 +24,10 @@ from factory.recipe import Evaluated, Evaluation, Recipe, RlStage, find_recipe, 
 from factory.records import prompt_id, question_hash
 from factory.stages import model_folder
 from factory.store import Run
-from factory.teacher.preference import summary_of
 from factory.tiny.claims import (
     GREEDY,
     HARDER,
     TEST,
-    Answer,
     Answers,
     answers_of,
     correct,
@@ -37,16 +35,14 @@ from factory.tiny.claims import (
     gap,
     languages_of,
     learning_curve,
-    mean_of,
     model_figures,
     pass_gap,
+    preference_rates,
     seconds_of,
 )
-from factory.tiny.preferences import harmless, helpfulness
 from filters.tags import R1
 
 RECIPE = "reproduce"
-MOST_HELPFUL = 2
 EXTRA = ("base", "zero", "reasoning_rl", "align", "student", "student_rl", "distilled")
 """Models that are asked greedily and on the harder rung too."""
 HARDER_PROMPTS, HARDER_SAMPLES = 32, 8
@@ -291,7 +287,7 @@ def _claims(run: Run, test: dict[str, Answers], found: Any, models: dict[str, An
             "distilled": models["distilled"]["pass@1"],
             "seconds": _costs(run),
         },
-        "all scenarios": _preferences(test),
+        "all scenarios": {label: preference_rates(test[label], R1) for label in ("sft", "align")},
     }
 
 
@@ -307,21 +303,6 @@ def _costs(run: Run) -> dict[str, float | None]:
         "distilled, training": train,
         "distilled, with sampling": train + sum(parts[stage] for stage in sampling),
         "distilled, with the teacher": train + sum(parts.values()),
-    }
-
-
-def _preferences(test: dict[str, Answers]) -> dict[str, Any]:
-    """The rules that stand in for annotators, before and after RL for all scenarios."""
-
-    def helpful(answer: Answer) -> float:
-        return float(helpfulness(answer.question, summary_of(answer.completion, R1)) == MOST_HELPFUL)
-
-    return {
-        label: {
-            "harmless": mean_of(test[label], lambda a: float(harmless(a.completion))),
-            "helpful": mean_of(test[label], helpful),
-        }
-        for label in ("sft", "align")
     }
 
 

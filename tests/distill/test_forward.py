@@ -17,7 +17,7 @@ from flax import nnx  # noqa: E402
 
 from distill.gemma.build import random_gemma3  # noqa: E402
 from distill.gemma.config import GemmaConfig  # noqa: E402
-from distill.gemma.forward import logit_chunk  # noqa: E402
+from distill.gemma.forward import _period, logit_chunk  # noqa: E402
 from distill.loss import completion_loss, long_completion_loss, long_inputs, model_inputs  # noqa: E402
 from distill.packing import attention_mask, pack, pieces_of  # noqa: E402
 from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs  # noqa: E402
@@ -26,17 +26,17 @@ VOCABULARY, ROW = 61, 30
 
 
 def make_model(kv_heads: int) -> Any:
-    """Three layers, windows shorter than a row and a global one; grouped, single and fused projections."""
+    """Two groups of layers and one left over, windows shorter than a row and global; grouped, single, fused projections."""
     config = GemmaConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=5,
         num_attention_heads=4,
         num_key_value_heads=kv_heads,
         head_dim=8,
         sliding_window=9,
-        layer_types=("sliding_attention", "full_attention", "sliding_attention"),
+        layer_types=("sliding_attention", "full_attention") * 2 + ("sliding_attention",),
         query_pre_attn_scalar=8,
     )
     return random_gemma3(config, seed=2)
@@ -132,3 +132,24 @@ def test_the_chunk_follows_from_what_a_chip_may_hold() -> None:
     assert logit_chunk(8, 1024, 262_144, 8, 1) == 256
     assert logit_chunk(32, 1024, 262_144, 8, 1) == 64
     assert logit_chunk(32, 66_560, 262_208, 32, 16) == 4095
+
+
+@pytest.mark.parametrize(
+    ("kinds", "period"),
+    [("aaaa", 1), ("ababa", 2), ("aabaab", 3), ("aab", 0), ("ab", 0), ("aaabaaab" + "aa", 4), ("abcd", 0)],
+)
+def test_layers_that_repeat_are_found(kinds: str, period: int) -> None:
+    assert _period(list(kinds)) == period
+
+
+def test_layers_that_repeat_are_one_loop() -> None:
+    """The backward pass of a group is computed again inside the loop: a deep model holds no more than one group."""
+    graph, state = nnx.split(make_model(2))
+
+    def text(remat: Any) -> str:
+        found = jax.make_jaxpr(
+            lambda s: token_logprobs(nnx.merge(graph, s), make_micro(), 1.0, remat=remat)[0]
+        )
+        return str(found(state))
+
+    assert "scan[" in text("layer") and "scan[" not in text("none")
