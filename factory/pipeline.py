@@ -356,14 +356,18 @@ def dependents(road: Sequence[Stage], name: str) -> list[str]:
 
 
 def _run_stage(context: Context, stage: Stage, fingerprint: str, undone: Sequence[str]) -> None:
-    started = time.time()
     run = context.run
+    started = time.time() - run.stopped_seconds(stage.name, fingerprint)
     # From here on the stage is not done, and neither is what builds on it. The last goes first: a crash in
     # between leaves no stage done over one that is not.
     for name in undone:
         run.manifest_path(name).unlink(missing_ok=True)
-    with context.reporter.stage(stage.name):
-        result = stage.work(context)
+    try:
+        with context.reporter.stage(stage.name):
+            result = stage.work(context)
+    except BaseException:
+        run.stop_stage(stage.name, fingerprint, time.time() - started)
+        raise
     outputs = run.describe_outputs(result.outputs)
     run.finish_stage(
         stage.name, stage_manifest(stage.name, fingerprint, stage.config, outputs, result.counts, started)

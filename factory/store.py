@@ -239,6 +239,20 @@ class Run:
 
     def finish_stage(self, stage: str, manifest: Mapping[str, Any]) -> None:
         write_json(self.manifest_path(stage), manifest)
+        self._stopped_path(stage).unlink(missing_ok=True)
+
+    def stop_stage(self, stage: str, fingerprint: str, seconds: float) -> None:
+        """Note how long an unfinished stage has worked so far, over all its attempts."""
+        write_json(self._stopped_path(stage), {"fingerprint": fingerprint, "seconds": round(seconds, 3)})
+
+    def stopped_seconds(self, stage: str, fingerprint: str) -> float:
+        """Seconds that earlier attempts at the same work took; those that ended by SIGKILL left no note."""
+        path = self._stopped_path(stage)
+        found = read_json(path) if path.exists() else {}
+        return float(found["seconds"]) if found.get("fingerprint") == fingerprint else 0.0
+
+    def _stopped_path(self, stage: str) -> Path:
+        return self.manifest_path(stage).with_suffix(".stopped")
 
     @cached_property
     def lock_folder(self) -> Path:

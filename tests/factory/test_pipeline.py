@@ -1,5 +1,6 @@
 """The walk: what is skipped, what goes on, what is refused. Stages here only count."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -238,3 +239,34 @@ def test_names_of_the_teachers_stages() -> None:
     assert teacher_stage(taught(), "r1") == "sft"
     with pytest.raises(UserError, match="no stage 'align'; it has cold_start, reasoning_rl, sft, zero"):
         teacher_stage(taught(), "align")
+
+
+def test_seconds_are_those_of_all_attempts(
+    done: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    whole = stages.generate
+
+    def stopped(name: str | None) -> Callable[[Context], StageResult]:
+        def work(context: Context) -> StageResult:
+            clock[0] += 40
+            raise KeyboardInterrupt
+
+        return work
+
+    monkeypatch.setattr(stages, "generate", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            walk(tmp_path / "run", recipe())
+        clock[0] += 5000  # nobody works
+
+    monkeypatch.setattr(stages, "generate", whole)
+    manifest = walk(tmp_path / "run", recipe()).manifest("generate")
+    assert manifest is not None and manifest["seconds"] == 80
+    monkeypatch.setattr(stages, "generate", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        walk(tmp_path / "run", recipe(), start="generate")
+    monkeypatch.setattr(stages, "generate", whole)
+    manifest = walk(tmp_path / "run", recipe(), start="generate").manifest("generate")
+    assert manifest is not None and manifest["seconds"] == 40  # the work of a stage that was finished is over
