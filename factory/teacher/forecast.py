@@ -9,7 +9,7 @@ Hours are upper bounds on the tokens (every sample at its longest), at an assume
 (`factory.teacher.chips`). Formulas, with N parameters, l layers, A = heads · width of a head:
 
     update    (6N + 2N each time that layers are computed again + 2N for each other set of log-probabilities
-               + 12 · l · A · row) FLOPs a cell / (devices · FLOP/s · 0.4)        Kaplan et al., arXiv 2001.08361, 2.1
+               + 12 · l · A · row) FLOPs a cell / (devices · FLOP/s · 0.3)        Kaplan et al., arXiv 2001.08361, 2.1
     decoding  (weights + cache + 6 passes over float32 logits) bytes of a chip a token / (bandwidth · 0.6)
 """
 

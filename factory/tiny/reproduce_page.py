@@ -45,14 +45,25 @@ def shown(figure: Any, *, signed: bool = False) -> str:
     return f"{value:{sign}.1f} [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
+def _cells(figures: Sequence[Any], *, signed: bool = False) -> list[str]:
+    """One cell a seed, and where there are several the mean of their values."""
+    cells = [shown(figure, signed=signed) for figure in figures]
+    if len(figures) > 1:
+        values = [100 * figure[0] for figure in figures if figure is not None]
+        sign = "+" if signed else ""
+        cells.append(f"{sum(values) / len(values):{sign}.1f}" if values else "–")
+    return cells
+
+
 def sections(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Every table: a title, what it shows, a head, and rows with one cell a seed."""
     seeds = [f"seed {result['seed']}" for result in results]
     k = next(name for name in results[0]["models"]["base"] if name.startswith("pass@") and name != "pass@1")
+    averaged = [*seeds, "mean"] if len(seeds) > 1 else seeds
     return [
-        _models(results, seeds, k),
-        _tasks(results, seeds, k),
-        _claims(results, seeds, k),
+        _models(results, averaged, k),
+        _tasks(results, averaged, k),
+        _claims(results, averaged, k),
         _language(results, seeds),
         _reflection(results, seeds),
         _students(results, seeds),
@@ -70,7 +81,7 @@ def _models(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str
         [
             label,
             measure.replace("_", " "),
-            *(shown(result["models"][label].get(measure)) for result in results),
+            *_cells([result["models"][label].get(measure) for result in results]),
         ]
         for label in results[0]["models"]
         for measure in measures
@@ -86,11 +97,11 @@ def _tasks(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str,
     for label in ("base", "zero", "reasoning_rl", "align"):
         for task in results[0]["models"][label]["by_task"]:
             for measure in ("pass@1", k):
-                cells = [shown(result["models"][label]["by_task"][task][measure]) for result in results]
+                cells = _cells([result["models"][label]["by_task"][task][measure] for result in results])
                 rows.append([label, task, measure, *cells])
-        harder = [
-            shown((result["models"][label].get("one rung harder") or {}).get("pass@1")) for result in results
-        ]
+        harder = _cells(
+            [(result["models"][label].get("one rung harder") or {}).get("pass@1") for result in results]
+        )
         rows.append([label, "one rung harder", "pass@1", *harder])
     return _section("By task", "Percent.", ["model", "task", "measure", *seeds], rows)
 
@@ -113,7 +124,7 @@ def _claims(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str
     rows = []
     for claim, key, name in _DIFFERENCES:
         key, name = (k if key == "K" else key), name.replace("K", k)
-        rows.append([name, *(shown(result["claims"][claim][key], signed=True) for result in results)])
+        rows.append([name, *_cells([result["claims"][claim][key] for result in results], signed=True)])
     return _section("Differences", "Points, paired by question.", ["what", *seeds], rows)
 
 

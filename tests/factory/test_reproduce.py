@@ -22,7 +22,7 @@ from factory.tiny.claims import (
     second_looks,
 )
 from factory.tiny.reproduce import harder_prompts, seeded
-from factory.tiny.reproduce_page import shown
+from factory.tiny.reproduce_page import _cells, shown
 
 STYLES = {"en": "1 plus 1 is 2.", "zh": "1加1得2。", "mixed": "1 plus 1 is 2. 1加1得2。"}
 
@@ -132,6 +132,10 @@ def test_figures_as_people_read_them() -> None:
     assert shown((0.813, 0.775, 0.851)) == "81.3 [77.5, 85.1]"
     assert shown((0.05, -0.01, 0.11), signed=True) == "+5.0 [-1.0, +11.0]"
     assert shown(None) == "–"
+    one, other = (0.8, 0.7, 0.9), (0.7, 0.6, 0.8)
+    assert _cells([one]) == ["80.0 [70.0, 90.0]"]
+    assert _cells([one, other, None])[-1] == "75.0"
+    assert _cells([one, other], signed=True)[-1] == "+75.0"
 
 
 def test_both_roads_of_the_student_are_in_the_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
