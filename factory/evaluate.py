@@ -107,17 +107,26 @@ def evaluate_models(
         )
         path, metrics = figures_of(run, drawn, protocol, entry.name, reporter)
         paths.append(path)
-        _drop_predecessors(run, protocol.suite, entry.name, drawn.model)
+        drop_predecessors(run, path)
         counts[f"{entry.name} pass@1"] = shown(metrics["all"][0])
     return [*paths, *run.shards("eval_candidates"), *run.shards("judgements")], counts
 
 
-def _drop_predecessors(run: Run, suite: str, label: str, model: str) -> None:
-    """Figures of a model of the same name that was trained before are not this run's any more."""
-    for path in run.shards("evals"):
-        first = pq.read_table(path, columns=["suite", "label", "model"]).slice(0, 1).to_pylist()
-        if first and (first[0]["suite"], first[0]["label"]) == (suite, label) and first[0]["model"] != model:
-            path.unlink()
+def drop_predecessors(run: Run, path: Path) -> None:
+    """Remove earlier figures of the same suite and label: of a model trained before, or of another protocol.
+
+    Args:
+        path: the shard of `evals` that stays.
+    """
+
+    def named(shard: Path) -> tuple[str, str] | None:
+        first = pq.read_table(shard, columns=["suite", "label"]).slice(0, 1).to_pylist()
+        return (first[0]["suite"], first[0]["label"]) if first else None
+
+    own = named(path)
+    for shard in run.shards("evals"):
+        if shard != path and named(shard) == own:
+            shard.unlink()
 
 
 def shown(metric: Metric) -> str:

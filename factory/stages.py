@@ -169,6 +169,7 @@ def grader_versions() -> dict[str, Any]:
 def prompts(context: Context) -> StageResult:
     """Read every source and write the prompts, each once."""
     from factory.sources import load_prompts
+    from factory.sources.gym import without_held_out_problems
 
     bad: list[BadRow] = []
     rows: dict[str, dict[str, Any]] = {}
@@ -187,14 +188,17 @@ def prompts(context: Context) -> StageResult:
         context.reporter.say(f"  left out: {line}")
     if len(bad) > 10:
         context.reporter.say(f"  … and {len(bad) - 10} more rows")
-    path = context.run.replace("prompts", "main", rows.values())
-    counts: dict[str, Any] = {"prompts": len(rows)}
-    for row in rows.values():
+    kept, again = without_held_out_problems(rows.values())
+    path = context.run.replace("prompts", "main", kept)
+    counts: dict[str, Any] = {"prompts": len(kept)}
+    for row in kept:
         counts[row["split"]] = counts.get(row["split"], 0) + 1
     if bad:
         counts["bad rows"] = len(bad)
     if twice:
         counts["in two sources"] = twice
+    if again:
+        counts["left out: a held-out question in other words"] = again
     return StageResult([path], counts)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib.metadata import version
 from typing import Any
@@ -52,6 +53,56 @@ def prompts(spec: ReasoningGymSource, splits: Shares) -> Iterator[dict[str, Any]
                 "source %s: task %s has run dry, %d of %d questions could not be made",
                 spec.label, rung.task, missing, sum(wanted.values()),
             )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- the same problem
+
+
+def problem_of(task: str, metadata: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """What a question asks, whatever the order of its numbers and its wording; None for tasks without such a rule.
+
+    Args:
+        metadata: of the package's entry.
+    """
+    if task == "chain_sum":
+        parts = ["+", *str(metadata["expression"]).split()]
+        return (task, tuple(sorted(zip(parts[::2], parts[1::2], strict=True))))
+    if task == "leg_counting":
+        return (task, tuple(sorted(metadata["animals"].items())))
+    if task in ("gcd", "lcm", "countdown"):
+        return (task, tuple(sorted(metadata["numbers"])), metadata.get("target"))
+    return None
+
+
+def problem_of_prompt(row: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """The same of a row of `prompts`; None where it is of another grader."""
+    if row["verifier"] != "puzzle":
+        return None
+    arguments = json.loads(row["verifier_args"])
+    return problem_of(arguments["task"], arguments["entry"].get("metadata") or {})
+
+
+def without_held_out_problems(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """Leave out training questions that ask what a held-out one asks, in other words or another order.
+
+    Splits are by the text of a question, so "gcd of 12, 8" may be held out and "gcd of 8, 12" learnt from.
+
+    Returns:
+        the rows that stay, and how many went.
+    """
+    rows = list(rows)
+    problems = [problem_of_prompt(row) for row in rows]
+    held = {
+        problem
+        for row, problem in zip(rows, problems, strict=True)
+        if problem is not None and (row["split"] != "train" or row["evaluation_only"])
+    }
+    kept = [
+        row
+        for row, problem in zip(rows, problems, strict=True)
+        if problem not in held or row["split"] != "train" or row["evaluation_only"]
+    ]
+    return kept, len(rows) - len(kept)
 
 
 # ---------------------------------------------------------------------------------------- allocation

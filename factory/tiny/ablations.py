@@ -57,7 +57,7 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
             for name, answers in test.items()
             if name not in ("base", AGAINST)
         },
-        "curves": {name: learning_curve(run, name, _CURVE) for name in recipe.teacher},
+        "curves": {name: learning_curve(run, f"teach:{name}", _CURVE) for name in recipe.teacher},
         "schedule": _schedule(run, recipe),
     }
 
@@ -67,8 +67,8 @@ def _schedule(run: Run, recipe: Recipe) -> list[dict[str, Any]]:
     stage = recipe.teacher["budget"]
     assert isinstance(stage, RlStage) and stage.rewards.token_budget is not None
     budget = stage.rewards.token_budget
-    with_it = {p["step"]: p for p in learning_curve(run, "budget", _CURVE)}
-    without = {p["step"]: p for p in learning_curve(run, AGAINST, _CURVE)}
+    with_it = {p["step"]: p for p in learning_curve(run, "teach:budget", _CURVE)}
+    without = {p["step"]: p for p in learning_curve(run, f"teach:{AGAINST}", _CURVE)}
     return [
         {
             "step": step,
@@ -77,6 +77,7 @@ def _schedule(run: Run, recipe: Recipe) -> list[dict[str, Any]]:
             "reasoning_tokens": with_it[step]["tokens/reasoning"],
             "without the schedule": without[step]["tokens/reasoning"],
             "accuracy": with_it[step]["accuracy"],
+            "accuracy without": without[step]["accuracy"],
         }
         for step in sorted(with_it)
         if step == 1 or step % 10 == 0
@@ -105,14 +106,14 @@ def markdown(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| step | weight | band | reasoning tokens | without the schedule | accuracy |",
-        "|---|---|---|---|---|---|",
+        "| step | weight | band | reasoning tokens | without the schedule | accuracy | without the schedule |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in found["schedule"]:
         low, high = row["band"]
         lines.append(
             f"| {row['step']} | {row['weight']:.2f} | {low:.0f}–{high:.0f} | {row['reasoning_tokens']:.1f} | "
-            f"{row['without the schedule']:.1f} | {100 * row['accuracy']:.0f} |"
+            f"{row['without the schedule']:.1f} | {100 * row['accuracy']:.0f} | {100 * row['accuracy without']:.0f} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -36,14 +37,21 @@ Figure = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One evaluated sample: what the tables need of it."""
+    """One evaluated sample: what the tables need of it.
+
+    Attributes:
+        correct: None where the grading failed, which is not the answer's fault.
+        consistency: words in English / words of the reasoning; 0 where there are none, as in the reward.
+        has_words: whether there are any.
+    """
 
     prompt: str
     question: str
     domain: str
     correct: float | None
     well_formed: bool
-    consistency: float | None
+    consistency: float
+    has_words: bool
     reasoning_share: float
     tokens: int
     completion: str
@@ -84,7 +92,8 @@ def _answer(row: Mapping[str, Any], template: str) -> Answer:
         domain=row["domain"],
         correct=float(row["outcome"] == "correct") if graded else None,
         well_formed=parsed.well_formed,
-        consistency=_consistency(reasoning) if reasoning else None,
+        consistency=_consistency(reasoning) or 0.0,
+        has_words=_consistency(reasoning) is not None,
         reasoning_share=len(reasoning) / max(1, len(row["completion"])),
         tokens=row["completion_tokens"],
         completion=row["completion"],
@@ -225,20 +234,25 @@ def _tokens(answers: Answers) -> float:
     return sum(a.tokens * a.reasoning_share for a in every) / max(1, len(every))
 
 
-def languages_of(test: Answers) -> dict[str, dict[str, float]]:
-    """Share and accuracy of samples thought in English, in Chinese, in both: is the base as good in either?"""
-    groups: dict[str, list[Answer]] = defaultdict(list)
-    for own in test.values():
+def languages_of(test: Answers) -> dict[str, dict[str, Any]]:
+    """Share and accuracy of samples thought in English, in Chinese, in both: is the base as good in either?
+
+    Of well-formed samples that could be graded. The accuracy is a mean over questions that were thought about in the
+    language, so a language is not better for being used where questions are easy more than its questions are.
+    """
+    groups: dict[str, Answers] = defaultdict(lambda: defaultdict(list))
+    total = 0
+    for prompt, own in test.items():
         for answer in own:
-            if answer.consistency is not None and answer.well_formed:
+            if answer.well_formed and answer.correct is not None and answer.has_words:
                 name = {1.0: "en", 0.0: "zh"}.get(answer.consistency, "mixed")
-                groups[name].append(answer)
-    total = sum(map(len, groups.values())) or 1
+                groups[name][prompt].append(answer)
+                total += 1
     return {
         name: {
-            "share": len(own) / total,
-            "accuracy": sum(a.correct or 0.0 for a in own) / len(own),
-            "samples": float(len(own)),
+            "share": sum(map(len, own.values())) / total,
+            "accuracy": mean_of(own, correct),
+            "samples": sum(map(len, own.values())),
         }
         for name, own in sorted(groups.items())
     }
@@ -253,20 +267,29 @@ def seconds_of(run: Run, stage: str) -> float | None:
     return None if manifest is None else float(manifest["seconds"])
 
 
-def learning_curve(run: Run, job: str, names: Sequence[str]) -> list[dict[str, float]]:
-    """Rows of (step, seconds since the first, one column a name) of a job's metrics, where any is there."""
+def learning_curve(run: Run, stage: str, names: Sequence[str]) -> list[dict[str, float]]:
+    """Rows of (step, seconds, one column a name) of a stage's metrics, where any is there.
+
+    Args:
+        stage: "teach:NAME" or "train:NAME", finished.
+
+    Returns:
+        seconds: since the stage began, loading and compiling included; the clock stands still between attempts.
+    """
     listed = ", ".join(f"'{name}'" for name in names)
     sql = f"""
     select step, name, value, epoch("at") as clock from metrics
     where job = ? and name in ({listed}) and isfinite(value) order by step
     """
+    manifest = run.manifest(stage)
+    assert manifest is not None, stage
+    began = datetime.fromisoformat(manifest["finished_at"]).timestamp() - manifest["seconds"]
     with connect(run) as connection:
-        found = query_rows(connection, sql, [job])
-        first = query_rows(connection, 'select min(epoch("at")) as clock from metrics where job = ?', [job])
+        found = query_rows(connection, sql, [stage.partition(":")[2]])
     by_step: dict[int, dict[str, float]] = {}
     for row in found:
         point = by_step.setdefault(
-            row["step"], {"step": row["step"], "seconds": row["clock"] - first[0]["clock"]}
+            row["step"], {"step": row["step"], "seconds": max(0.0, row["clock"] - began)}
         )
         point[row["name"]] = row["value"]
     return list(by_step.values())

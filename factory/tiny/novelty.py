@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from factory.sources import gym
 from factory.tiny.build import QUESTIONS
 from factory.tiny.corpus import corpus_problems
 from factory.tiny.measure import held_out
@@ -24,13 +25,9 @@ from factory.tiny.tasks import Problem, task_names
 
 def problem_of(problem: Problem) -> tuple[Any, ...]:
     """What is asked, whatever the order and the wording."""
-    data = problem.metadata
-    if problem.task == "chain_sum":
-        parts = ["+", *data["expression"].split()]
-        return ("chain_sum", tuple(sorted(zip(parts[::2], parts[1::2], strict=True))))
-    if problem.task == "leg_counting":
-        return ("leg_counting", tuple(sorted(data["animals"].items())))
-    return (problem.task, tuple(sorted(data["numbers"])), data.get("target"))
+    found = gym.problem_of(problem.task, problem.metadata)
+    assert found is not None, problem.task
+    return found
 
 
 def sentence_of(problem: Problem) -> str:

@@ -35,6 +35,7 @@ from factory.tiny.claims import (
     gap,
     languages_of,
     learning_curve,
+    mean_of,
     model_figures,
     pass_gap,
     preference_rates,
@@ -68,7 +69,7 @@ def seeded(name: str, seed: int) -> Recipe:
 
 def evaluate_further(run: Run, recipe: Recipe, reporter: Reporter) -> None:
     """Greedy answers to the test questions, and samples on the rung that no training uses."""
-    from factory.evaluate import draw, figures_of, held_out_prompts
+    from factory.evaluate import draw, drop_predecessors, figures_of, held_out_prompts
     from factory.protocol import Protocol
 
     spec = recipe.evaluation
@@ -95,7 +96,8 @@ def evaluate_further(run: Run, recipe: Recipe, reporter: Reporter) -> None:
             )
             engine = _engine(run, entry, spec, sampling)
             drawn = draw(run, engine, protocol, f"{entry.name}, {suite}", reporter)
-            figures_of(run, drawn, protocol, entry.name, reporter)
+            path, _ = figures_of(run, drawn, protocol, entry.name, reporter)
+            drop_predecessors(run, path)
 
 
 def _engine(run: Run, entry: Evaluated, spec: Evaluation, sampling: Sampling) -> Any:
@@ -171,7 +173,7 @@ def distillation_curve(run: Run, recipe: Recipe, name: str) -> list[dict[str, fl
     rows = [row for row in run.read("prompts").to_pylist() if row["split"] == "validation"]
     rows = sorted(rows, key=lambda row: (row["question_hash"], row["prompt_id"]))[: rl.validation.prompts]
     out = trained_folder(run, f"student:{name}")
-    seconds = {int(p["step"]): p["seconds"] for p in learning_curve(run, name, ["train/loss"])}
+    seconds = {int(p["step"]): p["seconds"] for p in learning_curve(run, f"train:{name}", ["train/loss"])}
     curve = []
     for step in sorted(int(path.name) for path in (out / log.CHECKPOINTS).iterdir() if path.name.isdigit()):
         restore_model(model, out / log.CHECKPOINTS, step)
@@ -246,6 +248,29 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
         "curves": _curves(run, recipe),
         "seconds": {stage.stem: json.loads(stage.read_text())["seconds"] for stage in run.manifests()},
         "rewards": {name: _held_out(run, name) for name in recipe.scorers},
+        "new problems": _new_problems(run, test),
+    }
+
+
+def _new_problems(run: Run, test: dict[str, Answers]) -> dict[str, Any]:
+    """Accuracy on test questions whose problem the corpus of the base asks in no order and in no wording either.
+
+    No training question of the run does (`factory.sources.gym.without_held_out_problems`).
+    """
+    from factory.sources.gym import problem_of_prompt
+    from factory.tiny.build import QUESTIONS
+    from factory.tiny.corpus import corpus_problems
+    from factory.tiny.novelty import problem_of
+
+    corpus = {problem_of(problem) for problem in corpus_problems(0, QUESTIONS)}
+    rows = [row for row in run.read("prompts").to_pylist() if row["split"] == "test"]
+    new = {row["prompt_id"] for row in rows if problem_of_prompt(row) not in corpus}
+    return {
+        "questions": len(new),
+        **{
+            label: mean_of({p: own for p, own in answers.items() if p in new}, correct)
+            for label, answers in test.items()
+        },
     }
 
 
@@ -322,7 +347,9 @@ def _curves(run: Run, recipe: Recipe) -> dict[str, Any]:
         "accuracy",
     )
     curves = {
-        job: learning_curve(run, job, names) for job, spec in recipe.teacher.items() if spec.kind == "rl"
+        job: learning_curve(run, f"teach:{job}", names)
+        for job, spec in recipe.teacher.items()
+        if spec.kind == "rl"
     }
     return curves | {"distilled": distillation_curve(run, recipe, "distilled")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,13 @@ def shown(figure: Any, *, signed: bool = False) -> str:
 
 
 def _cells(figures: Sequence[Any], *, signed: bool = False) -> list[str]:
-    """One cell a seed, and where there are several the mean of their values."""
+    """One cell a seed, and where there are several the mean of their values and the standard deviation between them."""
     cells = [shown(figure, signed=signed) for figure in figures]
     if len(figures) > 1:
         values = [100 * figure[0] for figure in figures if figure is not None]
         sign = "+" if signed else ""
-        cells.append(f"{sum(values) / len(values):{sign}.1f}" if values else "–")
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):{sign}.1f}{spread}" if values else "–")
     return cells
 
 
@@ -59,10 +61,11 @@ def sections(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Every table: a title, what it shows, a head, and rows with one cell a seed."""
     seeds = [f"seed {result['seed']}" for result in results]
     k = next(name for name in results[0]["models"]["base"] if name.startswith("pass@") and name != "pass@1")
-    averaged = [*seeds, "mean"] if len(seeds) > 1 else seeds
+    averaged = [*seeds, "mean ± s.d."] if len(seeds) > 1 else seeds
     return [
         _models(results, averaged, k),
         _tasks(results, averaged, k),
+        _new_problems(results, averaged),
         _claims(results, averaged, k),
         _language(results, seeds),
         _reflection(results, seeds),
@@ -87,7 +90,8 @@ def _models(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str
         for measure in measures
     ]
     text = (
-        "Percent of the test questions, over all four tasks; language consistency and format of all samples."
+        "Percent of the test questions, over all four tasks; language consistency and format of all samples: one "
+        "without reasoning in words has a consistency of 0."
     )
     return _section("Every model", text, ["model", "measure", *seeds], rows)
 
@@ -104,6 +108,18 @@ def _tasks(results: Sequence[Result], seeds: Sequence[str], k: str) -> dict[str,
         )
         rows.append([label, "one rung harder", "pass@1", *harder])
     return _section("By task", "Percent.", ["model", "task", "measure", *seeds], rows)
+
+
+def _new_problems(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for label in ("base", "zero", "reasoning_rl", "align", "distilled"):
+        rows.append([label, *_cells([result["new problems"][label] for result in results])])
+    questions = results[0]["new problems"]["questions"]
+    text = (
+        "No test question is trained on, nor the same numbers in another order or other words. The base's corpus has "
+        f"many of them in other words; pass@1 on the {questions} test questions of which it has nothing, percent."
+    )
+    return _section("New problems", text, ["model", *seeds], rows)
 
 
 _DIFFERENCES = (
@@ -133,10 +149,11 @@ def _language(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]
     for label in ("base by language", "zero by language"):
         for language in ("en", "zh", "mixed"):
             parts = [result["claims"]["language"][label].get(language) for result in results]
-            cells = [f"{100 * p['share']:.1f} / {100 * p['accuracy']:.1f}" if p else "–" for p in parts]
+            cells = [f"{100 * p['share']:.1f} / {shown(p['accuracy'])}" if p else "–" for p in parts]
             rows.append([label.split()[0], language, *cells])
     text = (
-        "Share of the well-formed thoughts in a language / how many of them lead to a right answer, percent."
+        "Share of the well-formed thoughts in a language / how many of them lead to a right answer (mean over the "
+        "questions that were thought about in it), percent."
     )
     return _section("Languages", text, ["model", "language", *seeds], rows)
 
@@ -166,7 +183,10 @@ def _students(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]
     for name in results[0]["claims"]["distillation"]["seconds"]:
         cells = [f"{r['claims']['distillation']['seconds'][name] or 0:.0f}" for r in results]
         rows.append([f"{name}: seconds", *cells])
-    text = "Wall time of the stages. The curves: validation accuracy over seconds of training, evaluation included."
+    text = (
+        "Wall time of whole stages, loading, compiling and validation included. The curves: validation accuracy over "
+        "seconds since the stage began."
+    )
     return _section("The small student", text, ["what", *seeds], rows) | {"chart": _student_curves(results)}
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from factory.evaluate import drop_predecessors
 from factory.recipe import find_recipe, load_recipe
 from factory.store import Run, now
 from factory.tiny.claims import (
@@ -14,6 +16,7 @@ from factory.tiny.claims import (
     correct,
     gap,
     languages_of,
+    learning_curve,
     mean_of,
     model_figures,
     pass_at,
@@ -97,10 +100,13 @@ def test_language_format_and_reflection(run: Run) -> None:
     base, zero = found(run)["run", "base"], found(run)["run", "zero"]
     figures = model_figures(base, None, None, ["arithmetic", "search"])
     assert figures["readable_format"][0] == pytest.approx(0.75)
-    assert figures["language_consistency"][0] == 1.0  # samples without a thought have no language
+    assert figures["language_consistency"][0] == pytest.approx(
+        0.75
+    )  # without a thought: none, as in the reward
     assert 0.4 < model_figures(zero, None, None, [])["language_consistency"][0] < 0.8
     shares = languages_of(zero)
     assert {name: part["samples"] for name, part in shares.items()} == {"en": 4, "zh": 2, "mixed": 2}
+    assert shares["zh"]["accuracy"][0] == 1.0 and shares["en"]["share"] == 0.5
     assert second_looks(base)[0] == pytest.approx(0.125)  # type: ignore[index]
     assert figures["by_task"]["search"]["second_looks"][0] == pytest.approx(0.25)
     assert reflection(base) == 0.0
@@ -134,8 +140,37 @@ def test_figures_as_people_read_them() -> None:
     assert shown(None) == "–"
     one, other = (0.8, 0.7, 0.9), (0.7, 0.6, 0.8)
     assert _cells([one]) == ["80.0 [70.0, 90.0]"]
-    assert _cells([one, other, None])[-1] == "75.0"
-    assert _cells([one, other], signed=True)[-1] == "+75.0"
+    assert _cells([one, other, None])[-1] == "75.0 ± 7.1"
+    assert _cells([one, other], signed=True)[-1] == "+75.0 ± 7.1"
+
+
+def test_the_clock_of_a_curve_starts_with_the_stage_and_stands_still_between_attempts(run: Run) -> None:
+    """Two attempts of 30 and 40 seconds, an hour apart; the step was taken 10 seconds before the end."""
+    end = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    manifest = {"stage": "teach:zero", "outputs": [], "seconds": 70.0, "finished_at": end.isoformat()}
+    run.finish_stage("teach:zero", manifest)
+    rows = [
+        {"job": "zero", "step": 5, "name": "accuracy", "value": 0.5, "at": end - timedelta(seconds=10)},
+        {"job": "zero", "step": 1, "name": "accuracy", "value": 0.1, "at": end - timedelta(hours=1)},
+    ]
+    run.replace("metrics", "zero", rows)
+    curve = learning_curve(run, "teach:zero", ["accuracy"])
+    assert [(p["step"], p["seconds"], p["accuracy"]) for p in curve] == [(1, 0.0, 0.1), (5, 60.0, 0.5)]
+
+
+def test_figures_of_an_earlier_model_or_protocol_are_dropped(run: Run) -> None:
+    row = {"suite": "greedy", "slice": "all", "metric": "pass@1", "label": "zero", "value": 0.5}
+    paths = {}
+    for part, model, protocol, label in (
+        ("a", "old", "p", "zero"),
+        ("b", "new", "q", "zero"),
+        ("c", "new", "p", "zero"),
+        ("d", "old", "p", "base"),
+    ):
+        one = {**row, "model": model, "protocol": protocol, "label": label, "created_at": now()}
+        paths[part] = run.replace("evals", part, [one])
+    drop_predecessors(run, paths["c"])
+    assert set(run.shards("evals")) == {paths["c"], paths["d"], run.table_folder("evals") / "main.parquet"}
 
 
 def test_both_roads_of_the_student_are_in_the_tables(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +178,7 @@ def test_both_roads_of_the_student_are_in_the_tables(run: Run, monkeypatch: pyte
 
     point = {"step": 75.0, "seconds": 30.0, "eval/accuracy": 0.5}
     monkeypatch.setattr(module, "distillation_curve", lambda *_: [point])
+    monkeypatch.setattr(module, "learning_curve", lambda *_: [])
     found = module._curves(run, load_recipe(find_recipe("reproduce")))
     assert found["distilled"] == [point]
     assert {"zero", "reasoning_rl", "align", "student_rl"} < found.keys()

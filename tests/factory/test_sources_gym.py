@@ -12,6 +12,7 @@ import pytest
 
 from factory.records import PROMPTS, canonical_json, prompt_id, question_hash, split_of
 from factory.sources import check_source, load_prompts, parse_source
+from factory.sources.gym import without_held_out_problems
 from filters.errors import UserError
 from filters.verifiers import verify_answer
 
@@ -172,3 +173,36 @@ def test_a_held_out_rung_without_a_test_share_is_refused() -> None:
     )
     with pytest.raises(UserError, match="share is 0"):
         list(load_prompts(spec, splits=Shares(test=0.0)))
+
+
+def test_training_questions_that_ask_a_held_out_problem_are_left_out() -> None:
+    def row(task: str, split: str, *, only: bool = False, **metadata: Any) -> dict[str, Any]:
+        arguments = {"task": task, "entry": {"answer": "1", "metadata": metadata}}
+        return {
+            "verifier": "puzzle",
+            "verifier_args": json.dumps(arguments),
+            "split": split,
+            "evaluation_only": only,
+        }
+
+    held = [
+        row("gcd", "test", numbers=[12, 8]),
+        row("countdown", "validation", numbers=[3, 5, 7], target=12),
+        row("chain_sum", "test", expression="3 - 5 + 2"),
+        row("leg_counting", "train", only=True, animals={"cow": 2, "hen": 1}),
+    ]
+    same = [
+        row("gcd", "train", numbers=[8, 12]),
+        row("countdown", "train", numbers=[7, 3, 5], target=12),
+        row("chain_sum", "train", expression="2 + 3 - 5"),
+        row("leg_counting", "train", animals={"hen": 1, "cow": 2}),
+    ]
+    other = [
+        row("gcd", "train", numbers=[12, 9]),
+        row("countdown", "train", numbers=[3, 5, 7], target=13),
+        row("chain_sum", "train", expression="3 + 5 - 2"),
+        row("leg_counting", "train", animals={"hen": 2, "cow": 1}),
+        row("zebra_puzzles", "train", anything=1),
+        {"verifier": "math", "verifier_args": None, "split": "train", "evaluation_only": False},
+    ]
+    assert without_held_out_problems([*held, *same, *other]) == ([*held, *other], 4)
