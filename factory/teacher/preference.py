@@ -155,12 +155,15 @@ def preferences(
     style: TagStyle,
     *,
     opened: bool = False,
+    shown_in: TagStyle | None = None,
 ) -> list[Pair]:
     """Rows of the table `pairs` of one purpose, as a reward model sees them.
 
     Args:
         questions: prompt id -> question.
         style, opened: how responses divide into reasoning and summary, see `summary_of`.
+        shown_in: the style of the policy that will be judged, where it is another: whole responses are written anew
+            in it, so that the model does not learn from tags that it will never meet.
 
     Raises:
         UserError: a row's prompt is unknown.
@@ -174,8 +177,16 @@ def preferences(
         chosen, rejected = row["chosen"], row["rejected"]
         if SEES[purpose] == "summary":
             chosen, rejected = (summary_of(text, style, opened=opened) for text in (chosen, rejected))
+        elif shown_in is not None and shown_in != style:
+            chosen, rejected = (_rewritten(text, style, shown_in, opened) for text in (chosen, rejected))
         pairs.append(Pair(questions[row["prompt_id"]], chosen, rejected, row["split"]))
     return pairs
+
+
+def _rewritten(text: str, style: TagStyle, wanted: TagStyle, opened: bool) -> str:
+    """A response with the tags of another style; one without an answer as it is."""
+    parsed = style.parse(text, opened=opened)
+    return text if parsed.answer is None else wanted.format(parsed.reasoning, parsed.answer)
 
 
 def training_rows(pairs: Sequence[Pair], purpose: Purpose) -> list[Pair] | list[Labelled]:

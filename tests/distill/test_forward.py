@@ -57,7 +57,10 @@ def make_micro() -> Micro:
 
 
 def results(kv_heads: int, **settings: Any) -> tuple[Any, Any, Any]:
-    """Log-probabilities, entropies, and the gradient of the loss; compiled together, which is quicker."""
+    """Log-probabilities, entropies, and the gradient of the loss; compiled together, which is quicker.
+
+    In float64 but for the logits, which are float32: an error of order would not hide behind rounding.
+    """
     graph, state = nnx.split(make_model(kv_heads))
     micro = make_micro()
     config = LossConfig(temperature=0.7, beta=0.1, **settings)
@@ -67,7 +70,8 @@ def results(kv_heads: int, **settings: Any) -> tuple[Any, Any, Any]:
         found = token_logprobs(nnx.merge(graph, state), micro, 0.7, **settings)
         return *found, jax.grad(lambda s: grpo_loss(nnx.merge(graph, s), micro, config)[0])(state)
 
-    return run(state)  # type: ignore[no-any-return]
+    with jax.enable_x64(True):
+        return run(jax.tree.map(lambda x: x.astype(jnp.float64), state))  # type: ignore[no-any-return]
 
 
 plain = functools.cache(results)
@@ -90,7 +94,7 @@ def test_what_is_held_at_a_time_changes_no_value_and_no_gradient(
     for a, b in zip(ours[:2], theirs[:2], strict=True):
         np.testing.assert_allclose(np.where(real, a, 0), np.where(real, b, 0), atol=1e-5)
     for a, b in zip(jax.tree.leaves(ours[2]), jax.tree.leaves(theirs[2]), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_one_chunk_is_tunix_own_pass() -> None:

@@ -195,6 +195,18 @@ def test_a_summary_is_what_follows_the_reasoning() -> None:
     assert summary_of("cut off", R1, opened=True) == ""
 
 
+def test_whole_responses_are_shown_in_the_style_of_the_policy_that_is_judged() -> None:
+    samples = responses(8)
+    rows = tiny_pairs(samples, ["harmlessness"])
+    questions = {r.prompt_id: r.question for r in samples}
+    shown = preferences(rows, questions, "harmlessness", R1_ZERO, shown_in=R1)
+    texts = {text for pair in shown for text in (pair.chosen, pair.rejected)}
+    assert not any("<answer>" in text for text in texts)
+    assert any(R1.parse(text).well_formed and R1.parse(text).reasoning for text in texts)
+    same = preferences(rows, questions, "harmlessness", R1_ZERO, shown_in=R1_ZERO)
+    assert {pair.chosen for pair in same} == {row["chosen"] for row in rows}
+
+
 def test_rates_count_by_rule() -> None:
     shares = rates(responses(2))
     assert shares["helpfulness 2"] == pytest.approx(5 / 7)
