@@ -6,7 +6,7 @@ Nothing is downloaded and no array is made. Stages of reinforcement are compiled
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from factory.estimates import (
     generation_hours,
     reward_model_bytes,
     sampling_bytes,
+    scorer_bytes,
     training_bytes,
     training_hours,
     training_tokens,
@@ -106,14 +107,16 @@ def _print_memory(console: Console, outlooks: Mapping[str, Outlook]) -> None:
     table = Table("one device", *known, show_edge=False)
     memories = [found.memory for found in known.values() if found.memory is not None]
     table.add_row("mesh", *(_mesh(found.mesh) for found in known.values() if found.mesh is not None))
-    for name in ("weights", "optimiser", "reference", "update", "rollout", "peak"):
+    for name in ("weights", "optimiser", "reference", "scorers", "update", "rollout", "scoring", "peak"):
         table.add_row(name, *(_bytes(getattr(memory, name)) for memory in memories))
     table.add_row("found by", *(memory.how for memory in memories))
     console.print()
     console.print(table)
     console.print(
-        "Peak: weights, optimiser and reference, and the larger of update (gradients, activations) and rollout (its "
-        "copy of the weights, the cache). Compiled for CPU devices: temporaries are an upper estimate (docs/tpu.md)."
+        "Peak: weights, optimiser, reference, scorers (models that rewards ask, whole, on the first device), and the "
+        "largest of update (gradients, activations), rollout (its copy of the weights, the cache) and scoring (a "
+        "scorer's activations, by a formula). Compiled for CPU devices: temporaries are an upper estimate "
+        "(docs/tpu.md)."
     )
 
 
@@ -222,7 +225,9 @@ def _teaching(recipe: Recipe, name: str, training: int | None) -> Outlook:
     except UserError as error:
         raise UserError(f"teacher.{name}: {error}") from error
     hours = None if found.hours is None else found.hours.total
-    return Outlook(found.work, found.memory.peak, hours, stage.mesh, found.memory)
+    scorers, scoring = scorer_bytes(stage, recipe)
+    memory = replace(found.memory, scorers=scorers, scoring=scoring)
+    return Outlook(found.work, memory.peak, hours, stage.mesh, memory)
 
 
 def _training(recipe: Recipe, student: Student, training: int | None) -> Outlook:

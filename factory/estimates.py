@@ -1,4 +1,4 @@
-"""Bytes of a device and hours of what is no reinforcement: sampling, fine-tuning, evaluation. Needs no JAX.
+"""Bytes of a device and hours of what is no reinforcement: sampling, fine-tuning, evaluation, scorers. Needs no JAX.
 
 These bytes are formulas, but for fine-tuning on a mesh; those of reinforcement are in `factory.teacher.forecast`,
 with the formulas of the hours.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 
+from distill.gemma.config import GemmaConfig
 from distill.gemma.sizes import ModelShape, model_shape
-from factory.recipe import Generate, Recipe, Student
+from factory.parts import JudgeEngine
+from factory.recipe import Generate, Recipe, RlStage, Student
 from factory.teacher.forecast import BYTES, PASSES, memory_of, sample_hours, train_hours
 from factory.teacher.scorer_settings import RewardModelSpec
 from factory.teacher.settings import Mesh, Rl
@@ -90,11 +92,41 @@ def _activations(student: Student, shape: ModelShape) -> int:
 def reward_model_bytes(spec: RewardModelSpec, base: str) -> int:
     """Weights, gradients, two moments and activations in float32, of both texts of a pair; no logits."""
     shape = model_shape(base)
-    config = shape.config
     cells = spec.batch_size * (2 if spec.purpose == "helpfulness" else 1) * spec.max_length
-    layer = 12 * config.hidden_size + 3 * config.intermediate_size
-    layer += 2 * config.num_attention_heads * spec.max_length
-    return 4 * (4 * shape.parameters + cells * config.num_hidden_layers * layer)
+    layers = shape.config.num_hidden_layers
+    return 4 * (4 * shape.parameters + cells * layers * _layer(shape.config, spec.max_length))
+
+
+def _layer(config: GemmaConfig, length: int) -> int:
+    """Numbers of one layer's activations, of each cell of a row of so many."""
+    return 12 * config.hidden_size + 3 * config.intermediate_size + 2 * config.num_attention_heads * length
+
+
+SCORED_TOGETHER = 32
+"""Rows that `factory.teacher.preference.ModelScorer` scores at once."""
+
+
+def scorer_bytes(stage: RlStage, recipe: Recipe) -> tuple[int, int]:
+    """Weights of all models that a stage's rewards ask, and what the largest takes beside them while it is asked.
+
+    They are loaded in float32, whole, on the first device, and stay. Scoring keeps no activations for a backward
+    pass: one layer's at a time.
+    """
+    weights, scoring = 0, 0
+    for name in stage.rewards.scorers():
+        spec = recipe.scorers[name]
+        if isinstance(spec, RewardModelSpec):
+            shape = model_shape(recipe.origin(spec.base))
+            own = 4 * shape.parameters
+            asked = 4 * SCORED_TOGETHER * spec.max_length * _layer(shape.config, spec.max_length)
+        elif isinstance(spec, JudgeEngine):
+            own = 4 * model_shape(spec.model).parameters
+            length = spec.prompt_length + spec.sampling.max_new_tokens
+            asked = sampling_bytes(spec.model, spec.batch_size, length) - own
+        else:  # a pattern
+            continue
+        weights, scoring = weights + own, max(scoring, asked)
+    return weights, scoring
 
 
 def training_tokens(student: Student, recipe: Recipe, training: int | None) -> float | None:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from factory.catalogue_path import catalogue_dir
 from factory.parts import Dtype, Held, JudgeEngine, Name, Part, Sampling, Share, check_template
-from factory.sources import SourceSpec
+from factory.sources import AnySource, ReasoningGymSource, SourceSpec
 from factory.teacher.scorer_settings import RewardModelSpec, ScorerSpec
 from factory.teacher.settings import Mesh, Rl
 from filters.errors import UserError
@@ -59,7 +59,10 @@ class Generate(Part):
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1, le=8192)
     prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
-    max_prompts: int | None = Field(None, ge=1, description="of the training prompts, by their hashes")
+    prompts: Literal["all", "graded", "general"] = Field(
+        "all", description="training prompts to answer; graded: with a grader, general: without one"
+    )
+    max_prompts: int | None = Field(None, ge=1, description="of these prompts, by their hashes")
     dtype: Dtype | None = Field(
         None,
         description="of weights and cache; null: float32",
@@ -326,6 +329,8 @@ class Recipe(Part):
                     raise ValueError(
                         f"teacher.{name}.rewards names the scorer {asked!r}; there is {_list(self.scorers)}"
                     )
+            if isinstance(stage, RlStage):
+                self._check_general(name, stage)
         if twice := self.students.keys() & self.teacher.keys():
             raise ValueError(f"a student and a stage of the teacher are both called {sorted(twice)[0]!r}")
         for where, trained in self.trained():
@@ -338,6 +343,19 @@ class Recipe(Part):
             if there is not None and name not in there:
                 raise ValueError(f"{where} names the {kind} {name!r}; there is {_list(there)}")
         return self
+
+    def _check_general(self, name: str, stage: RlStage) -> None:
+        """A scorer of general prompts alone needs a source that can give some: it would be trained, and never asked."""
+        if any(_may_be_general(source, stage.domains) for source in self.prompts.sources):
+            return
+        for part, asked in stage.rewards.preference_parts().items():
+            if asked.prompts == "general":
+                within = "" if stage.domains is None else f" in its domains ({', '.join(stage.domains)})"
+                raise ValueError(
+                    f"teacher.{name}.rewards.{part} is asked about prompts without a grader alone (prompts: general), "
+                    f"and no source gives this stage one{within}: add a source with verifier: none, or say "
+                    "prompts: all"
+                )
 
     def trained(self) -> Iterator[tuple[str, Student | RlStage]]:
         """Every model that this recipe trains, with its place in the recipe."""
@@ -396,6 +414,21 @@ def teacher_stage(recipe: Recipe, name: str) -> str:
     raise UserError(
         f"the teacher of recipe {recipe.name} has no stage {name!r}; it has {_list(recipe.teacher)}"
     )
+
+
+def _may_be_general(source: AnySource, domains: Sequence[str] | None) -> bool:
+    """Can a source give training prompts without a grader, in these domains, as far as its settings tell?
+
+    Puzzles always have one, and so have the data sets of the catalogue that name theirs. In other data any row may
+    lack a reference. Rows may also bring domains of their own, so only what a source says itself speaks against it.
+    """
+    if isinstance(source, ReasoningGymSource) or source.for_evaluation:
+        return False
+    if source.quotas is not None and not source.quotas.get("train"):
+        return False
+    if source.source is not None and source.verifier not in (None, "none"):
+        return False
+    return domains is None or source.domain is None or source.domain in domains
 
 
 def _list(names: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from factory.console import Reporter, duration
 from factory.files import sha256_of
@@ -202,10 +202,20 @@ def prompts(context: Context) -> StageResult:
     return StageResult([path], counts)
 
 
-def training_prompts(run: Run, limit: int | None = None) -> list[dict[str, Any]]:
-    """Prompts that may be trained on, in the order of their ids; the first `limit` by the hash of their questions."""
+def training_prompts(
+    run: Run, limit: int | None = None, which: Literal["all", "graded", "general"] = "all"
+) -> list[dict[str, Any]]:
+    """Prompts that may be trained on, in the order of their ids; the first `limit` by the hash of their questions.
+
+    Args:
+        which: "graded": those with a grader; "general": those without.
+    """
+    from factory.judge import NO_GRADER
+
     rows = run.read("prompts").to_pylist()
     chosen = [row for row in rows if row["split"] == "train" and not row["evaluation_only"]]
+    if which != "all":
+        chosen = [row for row in chosen if (row["verifier"] == NO_GRADER) == (which == "general")]
     chosen.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
     return sorted(chosen[:limit], key=lambda row: row["prompt_id"])
 
@@ -266,11 +276,12 @@ def _generate(context: Context, spec: Generate) -> StageResult:
     from factory.generate import Plan
     from factory.generate import generate as draw
 
-    chosen = training_prompts(context.run, spec.max_prompts)
+    chosen = training_prompts(context.run, spec.max_prompts, spec.prompts)
     if not chosen:
-        raise UserError(
-            "there is no prompt to sample from: every prompt of this run is held out for evaluation"
-        )
+        why = "every prompt of this run is held out for evaluation"
+        if spec.prompts != "all":
+            why = f"this run has no training prompt of the kind that prompts: {spec.prompts} asks for"
+        raise UserError(f"there is no prompt to sample from: {why}")
     plan = Plan(chosen, generation_of(context.run, spec), spec.n, context.recipe.seed)
     where = context.recipe.mesh
     engine = GemmaEngine(

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 def update_shape(spec: Rl, config: GemmaConfig) -> Shape:
     """Rows and micro-batches of one optimiser step."""
-    return Shape.for_samples(
-        math.ceil(spec.prompts / spec.minibatches) * spec.samples,
+    return Shape.for_groups(
+        math.ceil(spec.prompts / spec.minibatches),
+        spec.samples,
         longest=spec.longest,
         length=spec.row_length or spec.longest,
         rows=spec.rows,
@@ -45,7 +46,8 @@ def loss_of(spec: Rl, config: GemmaConfig) -> LossConfig:
 
 
 def schedule_of(spec: Rl) -> optax.Schedule:
-    """Learning rate by optimiser step."""
+    """Learning rate by a place in the run: step t of RL has the places (t - 1) · u to t · u - 1, where u is the
+    product of minibatches and epochs. A step that makes fewer updates leaves some of its places out."""
     o = spec.optimiser
     return cosine_schedule(
         o.learning_rate,

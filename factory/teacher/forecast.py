@@ -10,6 +10,7 @@ Hours are upper bounds on the tokens (every sample at its longest), at an assume
 
     update    (6N + 2N each time that layers are computed again + 2N for each other set of log-probabilities
                + 12 · l · A · row) FLOPs a cell / (devices · FLOP/s · 0.3)        Kaplan et al., arXiv 2001.08361, 2.1
+               of whole rows: one that holds a sample is computed to its end
     decoding  (weights + cache + 6 passes over float32 logits) bytes of a chip a token / (bandwidth · 0.6)
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -51,6 +53,8 @@ class Memory:
         update: what the optimiser step takes beside it, gradients and activations included.
         rollout: what sampling takes beside it: its copy of the weights, the cache, temporaries.
         how: where `update` and `rollout` come from.
+        scorers: weights of the models that the rewards ask. They lie there all the time, whole, on one device.
+        scoring: what the largest of them takes beside it while it scores; they are asked one after the other.
     """
 
     weights: int
@@ -59,14 +63,16 @@ class Memory:
     update: int
     rollout: int
     how: How
+    scorers: int = 0
+    scoring: int = 0
 
     @property
     def state(self) -> int:
-        return self.weights + self.optimiser + self.reference
+        return self.weights + self.optimiser + self.reference + self.scorers
 
     @property
     def peak(self) -> int:
-        return self.state + max(self.update, self.rollout)
+        return self.state + max(self.update, self.rollout, self.scoring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +208,7 @@ def hours_of(spec: Rl, shape: ModelShape, chip: Chip) -> Hours:
     for limit, steps in _limits(spec).items():
         waves = math.ceil(asked / max(spec.rollout_batch, spec.mesh.fsdp))
         rollout += steps * rounds * waves * limit * token
-        cells = asked * (spec.prompt_length + limit)
-        update += steps * cells * _update_flops(spec, shape)
+        update += steps * _update_cells(spec, limit) * _update_flops(spec, shape)
     if spec.validation is not None:
         times = spec.steps // spec.validation.every + 2
         waves = math.ceil(spec.validation.prompts * spec.validation.samples / spec.rollout_batch)
@@ -217,6 +222,21 @@ def _limits(spec: Rl) -> dict[int, int]:
     for step in range(1, spec.steps + 1):
         found[spec.limit(step)] = found.get(spec.limit(step), 0) + 1
     return found
+
+
+def _update_cells(spec: Rl, limit: int) -> int:
+    """Cells that a step computes where every sample has `limit` tokens.
+
+    A row is compiled for the longest limit and is computed whole, however little of it samples fill; micro-batches
+    are filled up with empty rows.
+    """
+    row = spec.row_length or spec.longest
+    in_a_row = max(1, row // (spec.prompt_length + limit))
+    rows = math.ceil(spec.rows / spec.mesh.fsdp) * spec.mesh.fsdp
+    # The groups are divided as evenly as they can be.
+    ends = [spec.prompts * n // spec.minibatches for n in range(spec.minibatches + 1)]
+    filled = [math.ceil((end - start) * spec.samples / in_a_row) for start, end in itertools.pairwise(ends)]
+    return sum(math.ceil(own / rows) for own in filled) * rows * row
 
 
 def _update_flops(spec: Rl, shape: ModelShape) -> float:

@@ -8,6 +8,7 @@ reference and that position, and a run that was killed goes on with the numbers 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shutil
 import signal
@@ -81,6 +82,7 @@ def train_rl(
     *,
     validation: Sequence[PromptRow] = (),
     scorers: Mapping[str, Scorer] | None = None,
+    identities: Mapping[str, Any] | None = None,
     workers: int = 2,
     rollout: Callable[[Any, Tokenizer], Rollout] | None = None,
     on_progress: Callable[[RlProgress], None] = lambda _: None,
@@ -95,6 +97,8 @@ def train_rl(
         job: name of the stage in `metrics` and `rollouts`.
         prompts: rows of `prompts` to learn from; validation: rows that are only asked.
         scorers: by name, for the parts of the reward that ask one.
+        identities: by name, what decides about a scorer's scores, as JSON values
+            (`factory.teacher.scorers.identities_of`). A stage with others is another stage.
         rollout: makes another source of samples from the model and its tokenizer.
 
     Raises:
@@ -104,10 +108,10 @@ def train_rl(
     tokenizer = Tokenizer.load(base.path)
     asked, checked = _questions(spec, prompts, validation, tokenizer, on_message)
     with log.disk_faults(out), log.locked(out):
-        manifest = _manifest(job, spec, base, asked, checked)
+        manifest = _manifest(job, spec, base, asked, checked, identities)
         previous = log.read_manifest(out)
         if previous is not None:
-            if found := differences(previous, manifest):
+            if found := _differences(previous, manifest):
                 raise UserError(f"{out} holds another stage: {found[0]}. Choose another folder")
             if previous["status"] == "done" and model_is_whole(out, previous):
                 on_message(f"{out} is finished already")
@@ -138,13 +142,14 @@ def another_stage(
     out: Path,
     *,
     validation: Sequence[PromptRow] = (),
+    identities: Mapping[str, Any] | None = None,
 ) -> str | None:
     """What makes the stage in `out` another one than these arguments ask for; None where nothing does."""
     previous = log.read_manifest(out)
     if previous is None:
         return None
     questions = _questions(spec, prompts, validation, Tokenizer.load(base.path), lambda _: None)
-    found = differences(previous, _manifest(job, spec, base, *questions))
+    found = _differences(previous, _manifest(job, spec, base, *questions, identities))
     return found[0] if found else None
 
 
@@ -185,8 +190,19 @@ def fitting(
 
 
 def _manifest(
-    job: str, spec: Rl, base: ModelFolder, asked: Sequence[Question], checked: Sequence[Question]
+    job: str,
+    spec: Rl,
+    base: ModelFolder,
+    asked: Sequence[Question],
+    checked: Sequence[Question],
+    identities: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    from factory.stages import grader_versions
+
+    judging = grader_versions()
+    graders = judging["graders"]
+    if spec.rewards.language is not None:
+        graders |= {"signals": judging["signals"]}
     return {
         "status": "running",
         "kind": "rl",
@@ -198,8 +214,41 @@ def _manifest(
             "train": len(asked),
             "validation": len(checked),
         },
+        "graders": graders,
+        "scorers": {name: dict(identity) for name, identity in (identities or {}).items()},
         "versions": versions(),
     }
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Compare what decides about the numbers; who grades and scores is no setting of the stage, and decides too."""
+    found = differences(there, now)
+    for part in ("graders", "scorers"):
+        if part not in there:
+            found.append(f"it does not say which {part} it had")
+            continue
+        before, after = dict(_flat(there[part], part)), dict(_flat(now[part], part))
+        found += [
+            f"{key} is {before.get(key)!r} there and {after.get(key)!r} now"
+            for key in sorted(before.keys() | after.keys())
+            if before.get(key) != after.get(key)
+        ]
+    return found
+
+
+def _flat(values: Mapping[str, Any], name: str) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
+
+
+def evenly(groups: Sequence[Any], parts: int) -> list[Sequence[Any]]:
+    """The groups in at most so many runs of neighbours. None is empty, and their lengths differ by one at most."""
+    parts = min(parts, len(groups))
+    ends = [len(groups) * n // parts for n in range(parts + 1)] if parts else []
+    return [groups[start:end] for start, end in itertools.pairwise(ends)]
 
 
 # --------------------------------------------------------------------------------------------- the stage
@@ -436,7 +485,9 @@ class _Stage:
         self.position += count
         questions = [self.asked[self.order[position]] for position in positions]
         requests = [
-            Request(q.ids, request_seed(spec.seed, self.job, step, position, i), spec.limit(step))
+            Request(
+                q.ids, request_seed(spec.seed, spec.noise or self.job, step, position, i), spec.limit(step)
+            )
             for q, position in zip(questions, positions, strict=True)
             for i in range(spec.samples)
         ]
@@ -505,14 +556,13 @@ class _Stage:
         return wanted[: spec.prompts]
 
     def _update(self, step: int, groups: Sequence[Sequence[Graded]]) -> dict[str, float]:
-        """Learn from the groups: `epochs` times over `minibatches` of them."""
+        """Learn from the groups: `epochs` times over `minibatches` of them, fewer only where there are fewer groups."""
         spec = self.spec
         if not groups:
             return {"groups/learnt": 0.0}
-        size = math.ceil(spec.prompts / spec.minibatches)
         batches = [
-            self._batch([s for group in groups[n : n + size] for s in group], spec.limit(step))
-            for n in range(0, len(groups), size)
+            self._batch([s for group in part for s in group], spec.limit(step))
+            for part in evenly(groups, spec.minibatches)
         ]
         old = None
         if not self.trainer.loss_config.on_policy:
@@ -520,9 +570,13 @@ class _Stage:
         reference = None
         if spec.kl:
             reference = [self.trainer.logprobs(batch.rows, self.reference) for batch in batches]
-        parts = []
-        for _ in range(spec.epochs):
-            parts += self.trainer.update(batches, old, reference)
+        parts, rates = [], []
+        for epoch in range(spec.epochs):
+            # Where a step has its places in the schedule does not depend on how many groups there were before it.
+            first = ((step - 1) * spec.epochs + epoch) * spec.minibatches
+            counts = [first + n * spec.minibatches // len(batches) for n in range(len(batches))]
+            parts += self.trainer.update(batches, old, reference, counts)
+            rates += [float(self.schedule(count)) for count in counts]
         for part in parts:
             if not all(map(math.isfinite, part.values())):
                 raise UserError(
@@ -530,23 +584,24 @@ class _Stage:
                     "nothing of this step is saved. Try a lower learning rate or a longer warm-up in a new folder",
                     exit_code=1,
                 )
-        updates = (step - 1) * spec.minibatches * spec.epochs
         return {
             **weighted_mean(parts),
             "tokens/learnt": sum(part["tokens"] for part in parts),
             "groups/learnt": float(len(groups)),
-            "learning_rate": float(self.schedule(updates)),
+            "learning_rate": sum(rates) / len(rates),
         }
 
     def _batch(self, samples: Sequence[Graded], limit: int) -> Any:
         from factory.teacher.loss import token_weights
         from factory.teacher.trainer import Batch, pack_samples
 
+        spec = self.spec
         kept = [s.advantage is not None for s in samples]
         completions = [s.sampled.token_ids for s in samples]
         lengths = [len(ids) for ids in completions]
         rows = pack_samples([s.prompt_ids for s in samples], completions, self.trainer.shape)
-        weights = token_weights(lengths, kept, self.spec.aggregation, max_tokens=limit)
+        asked = spec.prompts * spec.samples / spec.minibatches
+        weights = token_weights(lengths, kept, spec.aggregation, max_tokens=limit, asked=asked)
         return Batch(rows, lengths, weights, [s.advantage or 0.0 for s in samples])
 
     # -------------------------------------------------------------------------------------- validation
@@ -559,7 +614,7 @@ class _Stage:
         requests = [
             Request(
                 q.ids,
-                request_seed(self.spec.seed, f"{self.job}/validation", 0, n, i),
+                request_seed(self.spec.seed, f"{self.spec.noise or self.job}/validation", 0, n, i),
                 self.spec.limit(max(step, 1)),
             )
             for n, q in enumerate(self.checked)

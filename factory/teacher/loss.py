@@ -160,13 +160,23 @@ def has_variance(rewards: Sequence[float | None]) -> bool:
 
 
 def token_weights(
-    lengths: Sequence[int], kept: Sequence[bool], aggregation: Aggregation, *, max_tokens: int
+    lengths: Sequence[int],
+    kept: Sequence[bool],
+    aggregation: Aggregation,
+    *,
+    max_tokens: int,
+    asked: float | None = None,
 ) -> list[float]:
     """Weight of every token of each sample; 0 for samples that are left out.
 
     - "token-mean" (DAPO, arXiv 2503.14476, eq. 8): every token of the batch weighs the same.
     - "sequence-mean" (GRPO): every sample weighs the same, its tokens share its weight.
-    - "constant" (Dr. GRPO): a token weighs 1 / (samples · `max_tokens`), so long answers are not favoured.
+    - "constant" (Dr. GRPO, arXiv 2503.20783): a token weighs 1 / (`asked` · `max_tokens`), whatever became of the
+      samples. So neither long answers are favoured, nor those beside which many were left out.
+
+    Args:
+        max_tokens: of a completion.
+        asked: samples that an optimiser step asks for, on the average; None: as many as there are.
     """
     total = sum(n for n, keep in zip(lengths, kept, strict=True) if keep)
     samples = sum(kept)
@@ -178,5 +188,5 @@ def token_weights(
         case "sequence-mean":
             weights = [1.0 / (samples * n) if n else 0.0 for n in lengths]
         case "constant":
-            weights = [1.0 / (samples * max_tokens)] * len(lengths)
+            weights = [1.0 / ((len(lengths) if asked is None else asked) * max_tokens)] * len(lengths)
     return [weight if keep else 0.0 for weight, keep in zip(weights, kept, strict=True)]

@@ -85,7 +85,11 @@ class Preference(Part):
     """
 
     weight: Weight
-    from_step: int = Field(0, ge=0, description="first step that is scored; steps are counted from 0")
+    from_step: int = Field(
+        0,
+        ge=0,
+        description="first step that is scored; steps are counted from 0, as in `longer`, so this many come before",
+    )
     scorer: Name
     prompts: Literal["all", "general"] = Field("all", description="general: prompts without a grader")
 
@@ -159,17 +163,20 @@ class Rewards(Part):
 
     def scorers(self) -> list[str]:
         """Names of the scorers that are asked at any step, each once."""
-        parts = (self.helpfulness, self.harmlessness, self.rubric)
-        return list(dict.fromkeys(part.scorer for part in parts if part is not None))
+        return list(dict.fromkeys(part.scorer for part in self.preference_parts().values()))
 
-    def preferences(self, step: int) -> dict[str, Preference]:
-        """The parts that scorers are asked for at a step, by name."""
+    def preference_parts(self) -> dict[str, Preference]:
+        """The parts that scorers are asked for at any step, by name."""
         parts = {
             "helpfulness": self.helpfulness,
             "harmlessness": self.harmlessness,
             "rubric": self.rubric,
         }
-        return {name: part for name, part in parts.items() if part is not None and step >= part.from_step}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def preferences(self, step: int) -> dict[str, Preference]:
+        """The parts that scorers are asked for at a step, counted from 0, by name."""
+        return {name: part for name, part in self.preference_parts().items() if step >= part.from_step}
 
     def weights(self, step: int) -> dict[str, float]:
         """The weight of every part that is on at a step, by name."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.chat import parse_template
 from factory.console import Reporter
+from factory.files import sha256_of
 from factory.query import connect
 from factory.query import rows as query_rows
 from factory.records import content_id, question_hash
@@ -34,6 +35,7 @@ from factory.teacher.scorer_settings import (
     PatternSpec,
     RewardModelSpec,
     RubricSpec,
+    ScorerSpec,
     TinyLabels,
 )
 from filters.errors import UserError
@@ -79,7 +81,8 @@ def train_scorer(
             "draw more samples, or choose other labels"
         )
     written = run.replace("pairs", name, rows)
-    data = training_rows(preferences(rows, questions, spec.purpose, style), spec.purpose)
+    shown_in = parse_template(spec.template).style
+    data = training_rows(preferences(rows, questions, spec.purpose, style, shown_in=shown_in), spec.purpose)
     shared = {field.name for field in dataclasses.fields(RewardConfig)} & set(RewardModelSpec.model_fields)
     settings = {key: getattr(spec, key) for key in shared - {"kind"}}
     config = RewardConfig(kind=KIND[spec.purpose], sees=SEES[spec.purpose], **settings)
@@ -183,6 +186,36 @@ def _read_pairs(path: Path, spec: RewardModelSpec) -> tuple[list[dict[str, Any]]
 def scorers_of(run: Run, recipe: Recipe, rewards: Rewards) -> dict[str, Scorer]:
     """The scorers that a stage's rewards name, ready to be asked."""
     return {name: _scorer(run, name, recipe, rewards) for name in rewards.scorers()}
+
+
+def identities_of(run: Run, recipe: Recipe, rewards: Rewards) -> dict[str, dict[str, Any]]:
+    """By name, what decides about the scores of the scorers that a stage's rewards name: content, never a path.
+
+    Raises:
+        UserError: the folder of a reward model or of a judge is not whole.
+    """
+    return {name: _identity(run, name, recipe.scorers[name]) for name in rewards.scorers()}
+
+
+def _identity(run: Run, name: str, spec: ScorerSpec) -> dict[str, Any]:
+    if isinstance(spec, PatternSpec):
+        return spec.model_dump(mode="json")
+    if isinstance(spec, RubricSpec):  # its criteria are settings of the reward
+        from factory.judgements import language_judge
+
+        return {
+            "kind": spec.kind,
+            "judge": language_judge(spec).identity,
+            "prompt_length": spec.prompt_length,
+        }
+    from distill.reward_model import HEAD, read_manifest
+
+    folder = reward_folder(run, name)
+    manifest = read_manifest(folder)
+    if not (folder / HEAD).is_file():
+        raise UserError(f"{folder} has no {HEAD}")
+    content = {key: manifest[key] for key in ("fingerprint", "backbone", "centre")}
+    return {"kind": spec.kind, **content, "head": sha256_of(folder / HEAD)}
 
 
 def _scorer(run: Run, name: str, recipe: Recipe, rewards: Rewards) -> Scorer:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from factory.parts import Dtype, Held, Part, check_template
+from factory.parts import Dtype, Held, Name, Part, check_template
 from factory.teacher.chips import ChipName
 from factory.teacher.reward_settings import Rewards
 
@@ -32,9 +32,12 @@ class Optimiser(Part):
 
 
 class LengthStep(Part):
-    """From this step on a completion may have so many tokens. R1-Zero: 32,768, then 65,536 from step 8,200."""
+    """From this step on a completion may have so many tokens. R1-Zero: 32,768, then 65,536 from step 8,200.
 
-    from_step: int = Field(ge=1)
+    `from_step` counts as those of the rewards do: it is the number of steps before.
+    """
+
+    from_step: int = Field(ge=1, description="first step with this limit; steps are counted from 0")
     max_new_tokens: int = Field(ge=1, le=131_072)
 
 
@@ -112,6 +115,11 @@ class Rl(Held):
     mesh: Mesh = Mesh()
     dtype: Dtype = Field("float32", description="of weights, optimiser and gradients")
     seed: int = Field(0, ge=0, lt=2**31)
+    noise: Name | None = Field(
+        None,
+        description="stages that are compared may share it: with equal seeds their samples are drawn with the same "
+        "noise; null: the stage's own name",
+    )
 
     _template = field_validator("template")(check_template)
 
@@ -129,8 +137,10 @@ class Rl(Held):
             raise ValueError("reference_every without kl: there is no reference to refresh")
         if self.minibatches > self.prompts:
             raise ValueError(
-                f"minibatches ({self.minibatches}) divide groups, of which there are {self.prompts}"
+                f"minibatches ({self.minibatches}) must not be more than prompts ({self.prompts}): they divide the "
+                "groups of a step, and a prompt has one group"
             )
+        self._check_starts()
         if (
             self.optimiser.warmup_steps >= self.steps * self.minibatches * self.epochs
             and self.optimiser.warmup_steps
@@ -139,6 +149,20 @@ class Rl(Held):
                 f"optimiser.warmup_steps ({self.optimiser.warmup_steps}) must end before the run does"
             )
         return self
+
+    def _check_starts(self) -> None:
+        """What begins behind the last step never begins, and nobody would see that it did not."""
+        starts = {f"longer.{number}.from_step": part.from_step for number, part in enumerate(self.longer)}
+        starts |= {
+            f"rewards.{name}.from_step": part.from_step
+            for name, part in self.rewards.preference_parts().items()
+        }
+        for key, start in starts.items():
+            if start >= self.steps:
+                raise ValueError(
+                    f"{key} ({start}) must be less than steps ({self.steps}): steps are counted from 0, so the last "
+                    f"one is {self.steps - 1}"
+                )
 
     @property
     def last_limit(self) -> int:
@@ -151,6 +175,6 @@ class Rl(Held):
         return self.prompt_length + self.last_limit
 
     def limit(self, step: int) -> int:
-        """The longest completion at a step, counted from 1."""
-        reached = [part.max_new_tokens for part in self.longer if part.from_step <= step]
+        """The longest completion at a step. It is counted from 1 here, as the trainer and its metrics do."""
+        reached = [part.max_new_tokens for part in self.longer if part.from_step < step]
         return reached[-1] if reached else self.max_new_tokens

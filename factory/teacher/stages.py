@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from factory.console import Reporter, duration
 from factory.recipe import Recipe, RlStage
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[list[Path], dict[str, Any]]:
     """Train one stage of the teacher by GRPO in `RUN/teacher/NAME`, from wherever it stopped.
 
+    Prompts without a grader are learnt from where a scorer is asked about them; elsewhere tags alone would be paid.
+
     A folder that holds another training is moved aside to `NAME.old-1`; its rollouts go when this one begins, for
     they say nothing about it.
 
@@ -30,7 +32,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     """
     from factory.stages import model_folder, training_prompts
     from factory.teacher.grpo import another_stage, train_rl
-    from factory.teacher.scorers import scorers_of
+    from factory.teacher.scorers import identities_of, scorers_of
     from factory.teacher.settings import Rl
     from factory.train import move_aside, trained_folder
 
@@ -41,7 +43,8 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     spec = Rl.model_validate(
         {key: getattr(stage, key) for key in Rl.model_fields} | {"seed": stage.seed + recipe.seed}
     )
-    prompts = _of_domains(training_prompts(run, stage.max_prompts), stage)
+    which: Literal["all", "graded"] = "all" if spec.rewards.preference_parts() else "graded"
+    prompts = _of_domains(training_prompts(run, stage.max_prompts, which), stage)
     if not prompts:
         raise UserError(f"teacher.{name}: this run has no training prompt for it")
     held = run.read("prompts").to_pylist()
@@ -53,7 +56,8 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
         )
     base, out = model_folder(run, stage.base), trained_folder(run, f"teacher:{name}")
     arguments = (name, spec, base, prompts, out)
-    difference = another_stage(*arguments, validation=validation)
+    identities = identities_of(run, recipe, spec.rewards)
+    difference = another_stage(*arguments, validation=validation, identities=identities)
     if difference is not None:
         move_aside(out, difference, reporter)
     result = train_rl(
@@ -61,6 +65,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
         run,
         validation=validation,
         scorers=scorers_of(run, recipe, spec.rewards),
+        identities=identities,
         workers=recipe.judge.workers,
         on_progress=lambda p: reporter.update(_line(p)),
         on_message=lambda text: reporter.say(f"  {text}"),

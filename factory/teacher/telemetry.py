@@ -1,11 +1,12 @@
 """What is counted of every RL step, and what is kept of every sample. No JAX here.
 
-Names: `reward` and `reward/PART` (means, the parts unweighted), `accuracy` (share of the graded samples),
-`format` (tags exact), `language_consistency` (mean over samples with words), `tokens/response`,
-`tokens/response_p95`, `tokens/reasoning`, `tokens/reasoning_p95`, `truncated`, `masked`, `zero_variance` (share of
-groups), `reflection` (words per 1,000 tokens), `reflection/WORD`, and from the update `entropy`, `kl`,
-`clip_fraction`, `ratio_gap`, `grad_norm`, `loss`, `learning_rate`; `speed/rollout` and `speed/update` in tokens a
-second, `speed/seconds` a step. The same names behind `eval/` are of the validation questions.
+Names: `reward` and `reward/PART` (means, the parts unweighted), `accuracy` (share of the samples that a grader can
+tell about; what was cut off is wrong, whatever its reward is), `format` (tags exact), `language_consistency` (mean
+over samples with words), `tokens/response`, `tokens/response_p95`, `tokens/reasoning`, `tokens/reasoning_p95`,
+`truncated`, `masked`, `zero_variance` (share of groups), `reflection` (words per 1,000 tokens), `reflection/WORD`,
+and from the update `entropy`, `kl`, `clip_fraction`, `ratio_gap`, `grad_norm`, `loss`, `learning_rate` (mean over
+updates); `speed/rollout` and `speed/update` in tokens a second, `speed/seconds` a step. The same
+names behind `eval/` are of the validation questions.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def sample_metrics(samples: Sequence[Graded]) -> dict[str, float]:
         return {}
     lengths = np.array([len(s.sampled.token_ids) for s in samples], np.float64)
     thoughts = np.array([s.sampled.reasoning_tokens for s in samples], np.float64)
-    graded = [s.reward.verdict.is_correct for s in samples if s.reward.verdict.reward is not None]
+    graded = _scores(samples)
     spoken = [s.reward.language_consistency for s in samples if s.reward.language_consistency is not None]
     totals = [s.reward.total for s in samples if s.reward.total is not None]
     words = reflection_counts(s.sampled.completion for s in samples)
@@ -100,7 +101,7 @@ def domain_metrics(samples: Sequence[Graded]) -> dict[str, float]:
         by_domain.setdefault(str(sample.sampled.prompt.get("domain") or "none"), []).append(sample)
     found = {}
     for domain, own in sorted(by_domain.items()):
-        graded = [s.reward.verdict.is_correct for s in own if s.reward.verdict.reward is not None]
+        graded = _scores(own)
         if graded:
             found[f"accuracy/{domain}"] = _mean(graded)
         found[f"tokens/reasoning/{domain}"] = _mean(s.sampled.reasoning_tokens for s in own)
@@ -137,6 +138,12 @@ def weighted_mean(parts: Sequence[Mapping[str, float]], by: str = "tokens") -> d
     total = sum(part[by] for part in parts) or 1.0
     names = [name for name in parts[0] if name != by] if parts else []
     return {name: sum(part[name] * part[by] for part in parts) / total for name in names}
+
+
+def _scores(samples: Iterable[Graded]) -> list[float]:
+    """1 and 0 of the samples that can be graded. A score, no reward: a setting that cuts more off is no better."""
+    scores = (sample.reward.verdict.score for sample in samples)
+    return [score for score in scores if score is not None]
 
 
 def _mean(values: Iterable[float | bool]) -> float:

@@ -41,25 +41,37 @@ class Shape:
         rows: packed rows of a micro-batch, over all devices.
         length: cells of a row.
         micros: micro-batches that a step can hold; empty ones cost nothing.
-        share: completions of a prompt share it (exact where `length` is at most the sliding window).
+        share: so many completions of a prompt may share it: all of them where `length` is at most the sliding
+            window, because then it is exact, otherwise 1.
     """
 
     rows: int
     length: int
     micros: int
-    share: bool
+    share: int
 
     @classmethod
-    def for_samples(
-        cls, samples: int, *, longest: int, length: int, rows: int, window: int, data_shards: int = 1
+    def for_groups(
+        cls,
+        groups: int,
+        samples: int,
+        *,
+        longest: int,
+        length: int,
+        rows: int,
+        window: int,
+        data_shards: int = 1,
     ) -> Shape:
-        """The shape for at most so many samples of at most `longest` tokens, prompt and completion.
+        """The shape for at most `groups` prompts with `samples` completions each.
 
-        `rows` is rounded up to a multiple of `data_shards`, among which they are divided.
+        Args:
+            longest: most tokens of a prompt and its completion; at most `length`.
+            rows: rounded up to a multiple of `data_shards`, among which they are divided.
         """
         rows = -(-rows // data_shards) * data_shards
-        in_a_row = max(1, length // longest)
-        return cls(rows, length, -(-samples // (in_a_row * rows)) + 1, length <= window)
+        share = samples if length <= window else 1
+        needed = most_rows(groups * (samples // share), share, max(1, length // longest))
+        return cls(rows, length, -(-needed // rows), share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +90,33 @@ class Batch:
     advantages: Sequence[float]
 
 
+def most_rows(groups: int, samples: int, in_a_row: int) -> int:
+    """Rows that `pack_samples` fills at most, however long prompts and completions are.
+
+    A group of `samples` is divided where the next completion does not fit, so every piece but its last holds
+    `in_a_row` completions or more. Pieces but the last of a full division are given a row of their own here. The
+    last ones hold at most `left`; the packer opens a row for such a piece only where no row has room for
+    `left` of the longest samples, and a row of such pieces has less room only with `in_a_row // left` of them.
+
+    Args:
+        in_a_row: samples of the greatest length that fit a row, each with its prompt; at least 1.
+    """
+    pieces = -(-samples // in_a_row)
+    left = samples - (pieces - 1) * in_a_row
+    return groups * (pieces - 1) + -(-groups // (in_a_row // left))
+
+
 def pack_samples(
     prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], shape: Shape
 ) -> Rows:
-    """Pack samples; neighbours with the same prompt share it where the shape allows."""
+    """Pack samples; neighbours with the same prompt share it, as many as the shape allows."""
     pieces: list[Piece] = []
     start = 0
     for stop in range(1, len(prompts) + 1):
-        if stop == len(prompts) or prompts[stop] != prompts[start]:
+        whole = stop - start == shape.share
+        if whole or stop == len(prompts) or prompts[stop] != prompts[start]:
             group = completions[start:stop]
-            pieces += pieces_of(prompts[start], group, shape.length, first_sample=start, share=shape.share)
+            pieces += pieces_of(prompts[start], group, shape.length, first_sample=start)
             start = stop
     return pack(pieces, shape.length)
 
@@ -98,7 +127,8 @@ def train_step(
     """One optimiser step: what `GrpoTrainer` runs and what `factory.teacher.compiling` measures.
 
     Args:
-        inputs: "micros", a `Micro` of shape (M, R, L), and "used", how many of them hold samples.
+        inputs: "micros", a `Micro` of shape (M, R, L), and "used", how many of them hold samples. "count", where it
+            is there, is the place of this step in the optimiser's schedules, which otherwise count the steps.
 
     Returns:
         the loss, sums over the tokens that count, and the gradient's norm.
@@ -119,8 +149,21 @@ def train_step(
     # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
     gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
     norm = optax.global_norm(gradient)
+    if "count" in inputs:
+        _set_count(optimizer, inputs["count"])
     optimizer.update(model, gradient)
     return sums["loss"], {**sums, "grad_norm": norm}, norm
+
+
+def _set_count(optimizer: Any, count: Any) -> None:
+    """Put the schedules of an optimiser where they shall be. Adam's own count, of its averages, stays."""
+    for state in jax.tree.leaves(optimizer.opt_state, is_leaf=_is_schedule):
+        if _is_schedule(state):
+            state.count[...] = count
+
+
+def _is_schedule(state: Any) -> bool:
+    return isinstance(state, optax.ScaleByScheduleState)
 
 
 def reference_logprobs(graph: Any, state: Any, micro: Micro, *, loss_config: LossConfig) -> Any:
@@ -226,11 +269,14 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         batches: Sequence[Batch],
         old: Sequence[Any] | None = None,
         reference: Sequence[Any] | None = None,
+        counts: Sequence[int] | None = None,
     ) -> list[Numbers]:
         """One optimiser step a batch, in order.
 
         Args:
             old, reference: by batch, log-probabilities in the shape of its rows; None where the loss reads none.
+            counts: by batch, its place in the optimiser's schedules; None: behind the last one. Give it always or
+                never, for they are two executables.
 
         Returns:
             for every batch the loss and "grad_norm", and per token that counts "kl", "clip_fraction", "entropy",
@@ -241,6 +287,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
             self.train(
                 [
                     self._inputs(batch, old[i] if old else None, reference[i] if reference else None)
+                    | ({"count": np.int32(counts[i])} if counts else {})
                     for i, batch in enumerate(batches)
                 ]
             )

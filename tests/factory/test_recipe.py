@@ -83,6 +83,65 @@ def test_ranges_and_references_are_checked(tmp_path: Path, override: str, what: 
     assert what in fails(tmp_path, GOOD, override)
 
 
+GENERAL = """\
+name: scored
+prompts:
+  sources:
+    - {source: gsm8k}
+    - {kind: reasoning_gym, task: countdown, domain: logic}
+generate:
+  model: tiny-teacher
+scorers:
+  words: {kind: pattern, sees: summary, pattern: please}
+teacher:
+  align:
+    kind: rl
+    base: tiny-teacher
+    steps: 10
+    rewards:
+      helpfulness: {weight: 1.0, from_step: 8, scorer: words, prompts: general}
+"""
+UNGRADED = "    - {kind: hub, repo: some/one, domain: general, verifier: none"
+
+
+def with_source(source: str) -> str:
+    return GENERAL.replace("generate:", f"{source}\ngenerate:")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GENERAL,
+        with_source(UNGRADED + ", quotas: {test: 5}}"),
+        with_source(UNGRADED + ", evaluation_only: true}"),
+    ],
+)
+def test_general_prompts_that_no_source_gives_are_refused(tmp_path: Path, text: str) -> None:
+    message = fails(tmp_path, text)
+    assert "teacher.align.rewards.helpfulness" in message and "verifier: none" in message
+    load(tmp_path, text, "teacher.align.rewards.helpfulness.prompts=all")
+
+
+def test_general_prompts_of_other_domains_are_refused(tmp_path: Path) -> None:
+    text = with_source(UNGRADED + "}")
+    assert "in its domains (logic)" in fails(tmp_path, text, "teacher.align.domains=[logic]")
+    load(tmp_path, text, "teacher.align.domains=[logic, general]")
+
+
+@pytest.mark.parametrize(
+    "source", [UNGRADED + "}", "    - {kind: files, path: questions.jsonl, verifier: math}"]
+)
+def test_a_source_that_may_give_general_prompts_is_enough(tmp_path: Path, source: str) -> None:
+    """Rows of a file may lack a reference, whatever grades the others."""
+    load(tmp_path, with_source(source))
+
+
+def test_a_preference_behind_the_last_step_is_refused(tmp_path: Path) -> None:
+    message = fails(tmp_path, with_source(UNGRADED + "}"), "teacher.align.steps=8")
+    assert "rewards.helpfulness.from_step (8) must be less than steps (8)" in message
+    assert "teacher.align" in message and "line" in message
+
+
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     message = fails(tmp_path, GOOD, "generate.n=0", "generate.batch_size=0")
     assert "generate.n" in message and "generate.batch_size" in message

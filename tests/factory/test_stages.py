@@ -12,7 +12,7 @@ from factory.pipeline import Selection, check_sources, dependents, execute, plan
 from factory.query import connect, rows
 from factory.recipe import Judge, Recipe, validate_recipe
 from factory.sources.general import generated_general
-from factory.stages import Context, prompts
+from factory.stages import Context, prompts, training_prompts
 from factory.store import Run
 from filters import UserError
 
@@ -166,3 +166,29 @@ def test_a_torn_shard_is_named_by_a_query(run: Run) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=path.name):
         connect(run)
+
+
+def test_prompts_with_or_without_a_grader(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run")
+    shared = {"split": "train", "evaluation_only": False, "verifier_args": "{}"}
+    run.replace(
+        "prompts",
+        "main",
+        [
+            {
+                "prompt_id": f"p{i}",
+                "question": f"q{i}",
+                "question_hash": f"h{i}",
+                "verifier": verifier,
+                **shared,
+            }
+            for i, verifier in enumerate(("math", "none", "puzzle", "none"))
+        ],
+    )
+    found = {
+        which: [row["prompt_id"] for row in training_prompts(run, None, which)]  # type: ignore[arg-type]
+        for which in ("all", "graded", "general")
+    }
+    assert [len(found[which]) for which in ("all", "graded", "general")] == [4, 2, 2]
+    assert {*found["graded"]} | {*found["general"]} == {*found["all"]}
+    assert len(training_prompts(run, 1, "general")) == 1

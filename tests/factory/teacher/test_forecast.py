@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill.gemma.sizes import SIZES, ModelShape, model_shape, parameter_count
-from factory.recipe import find_recipe, load_recipe
+from factory.estimates import SCORED_TOGETHER, sampling_bytes, scorer_bytes
+from factory.recipe import RlStage, find_recipe, load_recipe, validate_recipe
+from factory.sources import HubSource
+from factory.sources.rows import RawRow, prompt_parts
 from factory.teacher import forecast as module
 from factory.teacher.chips import CHIPS
-from factory.teacher.forecast import attention_flops, decode_bytes, forecast, hours_of, memory_of, train_hours
+from factory.teacher.forecast import (
+    Memory,
+    attention_flops,
+    decode_bytes,
+    forecast,
+    hours_of,
+    memory_of,
+    train_hours,
+)
+from factory.teacher.preference import ModelScorer
 from factory.teacher.settings import Mesh, Rl
 
 RECIPES = ("gemma3-1b-zero", "gemma3-1b-r1", "r1-full")
@@ -202,8 +216,108 @@ def test_tp_divides_weights_and_heads_where_it_can() -> None:
 
 
 def test_limits_that_rise_count_by_step() -> None:
-    what = spec(steps=10, longer=[{"from_step": 9, "max_new_tokens": 80}])
+    what = spec(steps=10, longer=[{"from_step": 8, "max_new_tokens": 80}])
     assert module._limits(what) == {40: 8, 80: 2}
+
+
+def test_rows_are_computed_whole_before_the_limit_rises() -> None:
+    """A row is compiled for the longest limit: 1,792 cells, of which a sample of 1,024 leaves 768 empty."""
+    what = spec(
+        steps=100,
+        prompts=32,
+        samples=16,
+        prompt_length=256,
+        max_new_tokens=768,
+        longer=[{"from_step": 80, "max_new_tokens": 1536}],
+        rows=32,
+        kl=0.0,
+        mesh={"fsdp": 8, "chip": "v5e"},
+    )
+    flops = 6 * (ONE_B.parameters + 2 * 26 * 4 * 256 * 1792)
+    update = 100 * 512 * 1792 * flops / (8 * 197e12 * 0.3)
+    assert hours_of(what, ONE_B, CHIPS["v5e"]).update * 3600 == pytest.approx(update)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells"),
+    [
+        ({}, 8 * 64),
+        ({"row_length": 150}, 4 * 150),  # two samples of 64 in a row
+        ({"row_length": 200}, 4 * 200),  # three: three rows, and an empty one to fill the second micro-batch
+        ({"row_length": 150, "minibatches": 2, "rows": 3}, 2 * 3 * 150),  # two rows of three, twice
+        ({"row_length": 150, "rows": 1, "mesh": {"fsdp": 3}}, 6 * 150),  # a row for each device, used or not
+        ({"prompts": 5, "minibatches": 3, "rows": 8}, 3 * 8 * 64),  # four samples, eight, eight
+    ],
+)
+def test_cells_of_a_step(changes: dict[str, Any], cells: int) -> None:
+    assert module._update_cells(spec(**changes), 40) == cells
+
+
+# --------------------------------------------------------------------------------------------- scorers
+
+
+def test_scorers_lie_beside_whatever_a_stage_does() -> None:
+    memory = Memory(weights=1, optimiser=2, reference=3, update=40, rollout=50, how="estimated", scorers=7)
+    assert memory.peak == 6 + 7 + 50
+    assert replace(memory, scoring=60).peak == 6 + 7 + 60
+
+
+def test_bytes_of_the_models_that_rewards_ask() -> None:
+    recipe = load_recipe(find_recipe("gemma3-1b-r1"))
+    zero, align = recipe.teacher["zero"], recipe.teacher["align"]
+    assert isinstance(zero, RlStage) and isinstance(align, RlStage)
+    assert scorer_bytes(zero, recipe) == (0, 0)
+    shape = model_shape("google/gemma-3-270m")
+    layer = 12 * 640 + 3 * 2048 + 2 * 4 * 1024
+    assert scorer_bytes(align, recipe) == (2 * 4 * shape.parameters, 4 * 32 * 1024 * layer)
+
+
+def test_a_judge_is_held_and_a_pattern_is_not() -> None:
+    recipe = validate_recipe(
+        {
+            "name": "scored",
+            "prompts": {"sources": [{"kind": "files", "path": "questions.jsonl"}]},
+            "teacher": {
+                "rl": {
+                    "kind": "rl",
+                    "base": "tiny-teacher",
+                    "steps": 1,
+                    "rewards": {
+                        "rubric": {"weight": 1.0, "scorer": "asked", "criteria": ["It is short."]},
+                        "harmlessness": {"weight": 1.0, "scorer": "words"},
+                    },
+                }
+            },
+            "scorers": {
+                "asked": {"kind": "rubric", "model": "tiny-teacher", "batch_size": 4},
+                "words": {"kind": "pattern", "sees": "response", "pattern": "please"},
+            },
+            "generate": {"model": "tiny-teacher"},
+        },
+        "test",
+    )
+    stage = recipe.teacher["rl"]
+    assert isinstance(stage, RlStage)
+    held = 4 * model_shape("tiny-teacher").parameters
+    weights, scoring = scorer_bytes(stage, recipe)
+    assert weights == held and weights + scoring == sampling_bytes("tiny-teacher", 4, 2048 + 512)
+
+
+def test_reward_models_score_as_many_together_as_is_counted() -> None:
+    default = inspect.signature(ModelScorer.__init__).parameters["rows"].default
+    assert default == SCORED_TOGETHER
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_one_billion_and_its_reward_models_fit() -> None:
+    pytest.importorskip("tunix")
+    recipe = load_recipe(find_recipe("gemma3-1b-r1"))
+    stage = recipe.teacher["align"]
+    assert isinstance(stage, RlStage)
+    scorers, scoring = scorer_bytes(stage, recipe)
+    found = replace(memory_of(stage, ONE_B), scorers=scorers, scoring=scoring)
+    assert found.how == "compiled" and found.peak < CHIPS["v5e"].memory
 
 
 # -------------------------------------------------------------------------------------------- recipes
@@ -227,11 +341,43 @@ def test_recipes_load_and_have_r1s_ratios(name: str) -> None:
         assert late / align.steps == pytest.approx(400 / 1700, abs=0.001)
 
 
+@pytest.mark.parametrize("name", ["gemma3-1b-r1", "r1-full"])
+def test_general_prompts_are_for_all_scenarios_alone(name: str) -> None:
+    """Reward models judge them in the last stage; a stage that learns by rules alone does not ask them."""
+    recipe = load_recipe(find_recipe(name))
+    [general] = [s for s in recipe.prompts.sources if isinstance(s, HubSource) and s.verifier == "none"]
+    assert general.domain == "general" and set(general.quotas or ()) == {"train"}
+    row = RawRow(
+        "rows", 1, {"prompt": "Write a poem.", "prompt_id": "a", "chosen": [], "score_chosen": 8.0}, None, {}
+    )
+    parts = prompt_parts(general, row)
+    assert (parts.question, parts.verifier, parts.domain) == ("Write a poem.", "none", "general")
+    for stage in ("zero", "reasoning_rl", "align"):
+        spec = recipe.teacher[stage]
+        assert isinstance(spec, RlStage)
+        others = {s.domain for s in recipe.prompts.sources if s is not general and s.domain is not None}
+        if stage == "align":
+            assert spec.domains is None
+            parts_asked = spec.rewards.preference_parts().values()
+            assert parts_asked and all(part.prompts == "general" for part in parts_asked)
+        else:
+            assert spec.domains is not None and "general" not in spec.domains
+            assert others | {"Algebra", "Number Theory"} <= set(spec.domains)
+
+
+@pytest.mark.parametrize("name", ["gemma3-1b-r1", "r1-full"])
+def test_the_cold_start_is_long_traces(name: str) -> None:
+    recipe = load_recipe(find_recipe(name))
+    cold, r1 = recipe.mixes["cold_start"].select, recipe.mixes["r1"].select
+    assert cold.min_reasoning_tokens is not None and r1.min_reasoning_tokens is None
+    assert recipe.samplings["zero"].sampling.max_new_tokens > 5 * cold.min_reasoning_tokens
+
+
 def test_the_papers_figures() -> None:
     zero = load_recipe(find_recipe("r1-full")).teacher["zero"]
     assert isinstance(zero, Rl)
     assert (zero.steps, zero.minibatches, zero.reference_every) == (10_400, 16, 400)
-    assert (zero.limit(8199), zero.limit(8200)) == (32_768, 65_536)
+    assert (zero.limit(8200), zero.limit(8201)) == (32_768, 65_536)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -253,7 +399,7 @@ def test_recipes_dry_run_without_their_weights(
     print_plan(load_recipe(find_recipe(name)), tmp_path / "run", Selection())
     printed = capsys.readouterr().out
     assert "not downloaded yet" in printed and "teach:zero" in printed and "estimated" in printed
-    assert "hours in all" in printed
+    assert "hours in all" in printed and "scorers" in printed and "scoring" in printed
     if name != "r1-full":
         assert "it fits" in printed
     assert not (tmp_path / "run").exists()

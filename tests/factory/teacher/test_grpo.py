@@ -48,7 +48,7 @@ def spec(**changes: Any) -> Rl:
     return Rl.model_validate({**SMALL, **changes})
 
 
-def go(run: Run, what: Rl, script: Any = None, prompts: Any = None, **options: Any) -> Any:
+def go(run: Run, what: Rl, script: Any = None, prompts: Any = None, job: str = "zero", **options: Any) -> Any:
     base = ModelFolder.open(TINY_STUDENT)
     made: list[ScriptedRollout] = []
 
@@ -56,9 +56,9 @@ def go(run: Run, what: Rl, script: Any = None, prompts: Any = None, **options: A
         made.append(ScriptedRollout(tokenizer, script))
         return made[0]
 
-    out = run.folder / "teacher" / "zero"
+    out = run.folder / "teacher" / job
     result = train_rl(
-        "zero",
+        job,
         what,
         base,
         sums(16) if prompts is None else prompts,
@@ -103,6 +103,21 @@ def test_a_step_asks_every_prompt_n_times_and_no_two_steps_share_noise(run: Run)
         assert row["advantage"] == pytest.approx(1.0 if right else -1.0)
         assert json.loads(row["rewards"])["accuracy"] == float(right)
         assert row["reward"] == 1.0 + float(right)  # the format is right in all of them
+
+
+def test_stages_that_are_compared_may_share_their_noise(run: Run) -> None:
+    def seeds(job: str, **changes: Any) -> list[int]:
+        _, rollout = go(
+            run,
+            spec(steps=1, **changes),
+            lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2),
+            job=job,
+        )
+        return [request.seed for request in rollout.asked]
+
+    alone, first, second = seeds("alone"), seeds("first", noise="both"), seeds("second", noise="both")
+    assert first == second
+    assert not set(alone) & set(first)
 
 
 def test_groups_that_teach_nothing_are_dropped_and_refilled(run: Run) -> None:
@@ -159,7 +174,7 @@ def test_a_fault_of_the_grader_leaves_the_group_and_never_pays(run: Run) -> None
 
 
 def test_the_limit_rises_on_the_way(run: Run) -> None:
-    what = spec(steps=3, max_new_tokens=16, longer=[{"from_step": 2, "max_new_tokens": 20}])
+    what = spec(steps=3, max_new_tokens=16, longer=[{"from_step": 1, "max_new_tokens": 20}])
     _, rollout = go(run, what, lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2))
     assert [request.max_new_tokens for request in rollout.asked[::16]] == [16, 20, 20]
 
@@ -233,6 +248,191 @@ def test_another_stage_in_the_same_folder_is_refused(run: Run) -> None:
     assert difference is not None and "fingerprint" in difference
 
 
+@pytest.mark.parametrize(
+    ("there", "now", "what"),
+    [
+        ({"clean": {"pattern": "a"}}, {"clean": {"pattern": "b"}}, "scorers.clean.pattern is 'a' there and 'b' now"),
+        ({}, {"clean": {"pattern": "b"}}, "scorers.clean.pattern is None there and 'b' now"),
+        ({"clean": {"pattern": "a"}}, {}, "scorers.clean.pattern is 'a' there and None now"),
+    ],
+)  # fmt: skip
+def test_a_stage_with_another_scorer_is_another_stage(run: Run, there: Any, now: Any, what: str) -> None:
+    def script(prompt: str, n: int) -> str:
+        return RIGHT.format(asked_number(prompt) + n % 2)
+
+    def difference(identities: Any) -> str | None:
+        base, out = ModelFolder.open(TINY_STUDENT), run.folder / "teacher" / "zero"
+        return another_stage("zero", spec(steps=1), base, sums(16), out, identities=identities)
+
+    go(run, spec(steps=1), script, identities=there)
+    _, rollout = go(run, spec(steps=1), script, identities=there)
+    assert rollout is None and difference(there) is None
+    assert difference(now) == what
+    with pytest.raises(UserError, match=what):
+        go(run, spec(steps=1), script, identities=now)
+
+
+def test_a_better_grader_is_another_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from filters.verifiers import KINDS
+
+    def difference() -> str | None:
+        base, out = ModelFolder.open(TINY_STUDENT), run.folder / "teacher" / "zero"
+        return another_stage("zero", spec(steps=1), base, sums(16), out)
+
+    go(run, spec(steps=1), lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2))
+    assert difference() is None
+    before = KINDS["math"].version
+    monkeypatch.setitem(KINDS, "math", replace(KINDS["math"], version="4000"))
+    assert difference() == f"graders.math is {before!r} there and '4000' now"
+    manifest = run.folder / "teacher" / "zero" / "train.json"
+    without = json.loads(manifest.read_text())
+    del without["scorers"], without["graders"]
+    manifest.write_text(json.dumps(without))
+    assert difference() == "it does not say which graders it had"
+
+
+# --------------------------------------------------------------------------------- updates and their rates
+
+
+class Recorder:
+    """Notes what the trainer is given to learn, and where in its schedule the optimiser took each update."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from factory.teacher.trainer import GrpoTrainer
+
+        self.batches: list[list[Any]] = []
+        self.places: list[int] = []
+        self.compilations = 0
+        real = GrpoTrainer.update
+
+        def update(trainer: Any, batches: Any, old: Any, reference: Any, counts: Any) -> Any:
+            self.batches.append(list(batches))
+            found = []
+            for n, batch in enumerate(batches):
+                others = ([values[n]] if values else None for values in (old, reference))
+                found += real(trainer, [batch], *others, [counts[n]])
+                self.places.append(self.count(trainer) - 1)  # it counts on behind an update
+            self.compilations = trainer.compilations
+            return found
+
+        monkeypatch.setattr(GrpoTrainer, "update", update)
+
+    @staticmethod
+    def count(trainer: Any) -> int:
+        import jax
+        import optax
+
+        is_schedule = lambda state: isinstance(state, optax.ScaleByScheduleState)
+        states = jax.tree.leaves(trainer.optimizer.opt_state, is_leaf=is_schedule)
+        (count,) = (int(state.count[...]) for state in states if is_schedule(state))
+        return count
+
+
+def teaching(*groups: int) -> Any:
+    """A script in which so many of the four groups of each step teach something: rewards differ in them."""
+    order: list[int] = []
+
+    def script(prompt: str, n: int) -> str:
+        number = asked_number(prompt)
+        if n % 4 == 0:
+            order.append(number)
+        step, group = divmod(len(order) - 1, 4)
+        return RIGHT.format(number + (n % 2 if group < groups[step] else 1))
+
+    return script
+
+
+COSINE = {"learning_rate": 1e-3, "warmup_steps": 3, "schedule": "cosine"}
+
+
+def test_the_rate_is_of_the_step_however_many_groups_taught(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factory.teacher.assembly import schedule_of
+
+    made = Recorder(monkeypatch)
+    what = spec(steps=4, prompts=4, minibatches=4, epochs=2, optimiser=COSINE)
+    go(run, what, teaching(4, 0, 3, 1))
+    found = metrics(run)
+    assert [len(batches) for batches in made.batches] == [4, 4, 3, 3, 1, 1]
+    places = [*range(8), 16, 17, 18, 20, 21, 22, 24, 28]
+    assert made.places == places
+    schedule = schedule_of(what)
+    for step, own in ((1, places[:8]), (3, places[8:14]), (4, places[14:])):
+        mean = sum(float(schedule(place)) for place in own) / len(own)
+        assert found[step, "learning_rate"] == pytest.approx(mean, rel=1e-6)
+    assert (2, "learning_rate") not in found
+    assert made.compilations == 1
+
+
+def test_the_rate_that_is_logged_is_the_one_that_was_used(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without decay a first step of Adam is the rate itself, wherever a gradient is well above its epsilon."""
+    import jax
+    import numpy as np
+    from flax import nnx
+
+    from factory.teacher.trainer import GrpoTrainer
+
+    real, steps = GrpoTrainer.update, []
+
+    def update(trainer: Any, *arguments: Any) -> Any:
+        before = [np.asarray(x) for x in jax.tree.leaves(nnx.state(trainer.model, nnx.Param))]
+        found = real(trainer, *arguments)
+        after = [np.asarray(x) for x in jax.tree.leaves(nnx.state(trainer.model, nnx.Param))]
+        steps.append(max(float(np.abs(a - b).max()) for a, b in zip(after, before, strict=True)))
+        return found
+
+    monkeypatch.setattr(GrpoTrainer, "update", update)
+    what = spec(steps=2, optimiser={"learning_rate": 4e-3, "warmup_steps": 1, "schedule": "cosine"})
+    go(run, what, teaching(0, 4))
+    assert len(steps) == 1  # the first step's groups taught nothing
+    assert steps[0] == pytest.approx(metrics(run)[2, "learning_rate"], rel=1e-3)
+
+
+def test_groups_are_divided_evenly() -> None:
+    from factory.teacher.grpo import evenly
+
+    for groups in range(1, 40):
+        for parts in range(1, 40):
+            found = evenly(range(groups), parts)
+            sizes = [len(part) for part in found]
+            assert len(found) == min(parts, groups) and [n for part in found for n in part] == list(
+                range(groups)
+            )
+            assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
+    assert evenly([], 3) == []
+
+
+def test_the_constant_is_no_matter_of_what_survived(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Recorder(monkeypatch)
+    what = spec(steps=1, aggregation="constant")
+    go(run, what, teaching(3))
+    (batch,) = made.batches[0]
+    assert len(batch.lengths) == 3 * 4
+    assert set(batch.weights) == {1.0 / (4 * 4 * 24)}
+
+
+# ---------------------------------------------------------------------------------------------- accuracy
+
+
+def test_what_was_cut_off_counts_as_wrong(run: Run) -> None:
+    """A quarter of the answers is right and a quarter is cut off: cutting more off makes no stage look better."""
+
+    def script(prompt: str, n: int) -> str:
+        number = asked_number(prompt)
+        return "one plus one is " * 20 if number and n % 4 == 0 else RIGHT.format(number + (n % 4 == 1))
+
+    prompts = sums(4)
+    prompts[0]["reference"] = "\\frac{"  # nothing is known about its answers
+    for mode in ("zero", "mask"):
+        here = Run.create(run.folder / mode)
+        go(here, spec(steps=1, rewards={"overlong": {"mode": mode}}), script, prompts)
+        found = metrics(here)
+        assert found[1, "accuracy"] == found[1, "accuracy/odd"] == pytest.approx(0.25)
+
+
 # ------------------------------------------------------------------------------------------ the real sampler
 
 
@@ -277,7 +477,7 @@ def test_old_log_probabilities_are_those_of_the_distribution_that_was_sampled(
     )
     ids = (tokenizer.bos_id, *tokenizer.encode("What is 1 + 1?"))
     drawn = [one.token_ids for one in rollout.draw([Request(ids, seed, 24) for seed in range(8)])]
-    shape = Shape.for_samples(8, longest=48, length=48, rows=2, window=folder.config.sliding_window)
+    shape = Shape.for_groups(1, 8, longest=48, length=48, rows=2, window=folder.config.sliding_window)
     trainer = GrpoTrainer(
         model,
         optax.sgd(0.05),

@@ -96,8 +96,16 @@ def test_weights_add_up_to_one_and_leave_masked_samples_out() -> None:
     assert by_token == pytest.approx([0.1, 0.0, 0.1])
     by_sample = token_weights([2, 5, 8], kept, "sequence-mean", max_tokens=10)
     assert by_sample == pytest.approx([0.25, 0.0, 0.0625])
-    assert token_weights([2, 5, 8], kept, "constant", max_tokens=10) == pytest.approx([0.05, 0.0, 0.05])
+    assert token_weights([2, 5, 8], kept, "constant", max_tokens=10) == pytest.approx([1 / 30, 0.0, 1 / 30])
     assert token_weights([2], [False], "token-mean", max_tokens=10) == [0.0]
+
+
+def test_a_constant_does_not_depend_on_what_survives() -> None:
+    for kept in ([True] * 4, [True, False, True, False], [False, False, False, True]):
+        weights = token_weights([2, 5, 8, 9], kept, "constant", max_tokens=10)
+        assert weights == [1 / 40 if keep else 0.0 for keep in kept]
+    # A batch from which whole groups were dropped weighs as if they stood in it.
+    assert token_weights([2, 5], [True, True], "constant", max_tokens=10, asked=4) == [1 / 40, 1 / 40]
 
 
 @pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "constant"])

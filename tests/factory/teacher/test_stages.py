@@ -12,7 +12,7 @@ from factory.query import connect, rows
 from factory.recipe import Recipe, validate_recipe
 from factory.store import Run
 from factory.teacher.rewards import RuleScorer
-from factory.teacher.scorers import scorers_of
+from factory.teacher.scorers import identities_of, scorers_of
 from filters.errors import UserError
 
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 64}
@@ -137,6 +137,99 @@ def test_a_finished_road_is_not_walked_again(road: Run) -> None:
     assert {
         path.name: path.stat().st_mtime_ns for path in road.manifests() if path.stem != "report"
     } == before
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_a_stage_is_of_its_reward_models(road: Run) -> None:
+    """A reward model with the same settings and other weights gives other rewards."""
+    from safetensors.numpy import load_file, save_file
+
+    from factory.teacher.scorers import reward_folder
+
+    rewards = recipe().teacher["align"].rewards  # type: ignore[union-attr]
+    before = identities_of(road, recipe(), rewards)
+    noted = json.loads((road.folder / "teacher" / "align" / "train.json").read_text())
+    assert noted["scorers"] == before and set(before) == {"helpful", "harmless"}
+    assert (
+        noted["graders"]["puzzle"]
+        and not json.loads((road.folder / "teacher" / "zero" / "train.json").read_text())["scorers"]
+    )
+    head = reward_folder(road, "helpful") / "reward_head.safetensors"
+    held = head.read_bytes()
+    try:
+        save_file({key: 2 * value for key, value in load_file(head).items()}, head)
+        after = identities_of(road, recipe(), rewards)
+    finally:
+        head.write_bytes(held)
+    assert after["helpful"] != before["helpful"] and after["harmless"] == before["harmless"]
+
+
+@pytest.mark.train
+@pytest.mark.slow
+def test_another_pattern_trains_the_stage_anew(tmp_path: Path) -> None:
+    """The pipeline redoes the stage, and the stage does not take its finished model for an answer."""
+    pytest.importorskip("tunix")
+    from factory.console import Reporter
+    from factory.pipeline import Selection, execute
+
+    def with_pattern(pattern: str) -> Recipe:
+        zero = recipe().teacher["zero"].model_dump(mode="json")
+        zero |= {"steps": 1, "validation": None}
+        zero["rewards"] |= {"harmlessness": {"weight": 0.5, "scorer": "clean"}}
+        return recipe(
+            teacher={"zero": zero},
+            scorers={"clean": {"kind": "pattern", "sees": "response", "pattern": pattern}},
+            samplings={},
+            mixes={},
+            generate={"model": "tiny-teacher"},
+        )
+
+    folder = tmp_path / "run"
+    for pattern in ("a", "b"):
+        execute(
+            with_pattern(pattern),
+            folder,
+            Selection(start="teach:zero", until="teach:zero"),
+            Reporter(quiet=True),
+        )
+        noted = json.loads((folder / "teacher" / "zero" / "train.json").read_text())
+        assert noted["scorers"]["clean"]["pattern"] == pattern
+    assert (folder / "teacher" / "zero.old-1").is_dir()
+
+
+def test_identities_are_of_content(tmp_path: Path) -> None:
+    def identity(**changes: Any) -> dict[str, Any]:
+        pattern = {"kind": "pattern", "sees": "response", "pattern": "bad word"}
+        rubric = {"kind": "rubric", "model": "tiny-teacher", "template": "plain:r1"}
+        rewards = {
+            "harmlessness": {"weight": 1.0, "scorer": "clean"},
+            "rubric": {"weight": 1.0, "scorer": "asked", "criteria": ["It is kind."]},
+        }
+        what = recipe(
+            teacher={"zero": {"kind": "rl", "base": "tiny-teacher", "steps": 1, "rewards": rewards}},
+            scorers={
+                "clean": pattern | changes.get("clean", {}),
+                "asked": rubric | changes.get("asked", {}),
+            },
+            samplings={},
+            mixes={},
+            generate={"model": "tiny-teacher"},
+        )
+        return identities_of(Run.create(tmp_path / "run"), what, what.teacher["zero"].rewards)  # type: ignore[union-attr]
+
+    same = identity()
+    assert identity() == same
+    for change in (
+        {"clean": {"pattern": "worse word"}},
+        {"clean": {"wanted": False}},
+        {"asked": {"model": "tiny-student"}},
+        {"asked": {"sampling": {"max_new_tokens": 99}}},
+        {"asked": {"prompt_length": 99}},
+    ):
+        (name,) = change
+        assert [key for key, value in identity(**change).items() if value != same[key]] == [name]
+    assert identity(asked={"batch_size": 99}) == same  # decides about no reply
 
 
 def test_scorers_that_need_no_model(tmp_path: Path) -> None:
