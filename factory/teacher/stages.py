@@ -30,6 +30,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
         UserError: there is no prompt to learn from, and what `factory.teacher.grpo.train_rl` raises.
         ModuleNotFoundError: the extra [train] is not installed.
     """
+    from factory.judge import NO_GRADER
     from factory.stages import model_folder, training_prompts
     from factory.teacher.grpo import another_stage, train_rl
     from factory.teacher.scorers import identities_of, scorers_of
@@ -47,8 +48,8 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     prompts = _of_domains(training_prompts(run, stage.max_prompts, which), stage)
     if not prompts:
         raise UserError(f"teacher.{name}: this run has no training prompt for it")
-    held = run.read("prompts").to_pylist()
-    validation = _of_domains([row for row in held if row["split"] == "validation"], stage)
+    held = [row for row in run.read("prompts").to_pylist() if row["split"] == "validation"]
+    validation = _of_domains([row for row in held if which == "all" or row["verifier"] != NO_GRADER], stage)
     validation.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
     if spec.validation is not None and not validation:
         raise UserError(

@@ -354,15 +354,12 @@ def test_general_prompts_are_for_all_scenarios_alone(name: str) -> None:
     assert (parts.question, parts.verifier, parts.domain) == ("Write a poem.", "none", "general")
     for stage in ("zero", "reasoning_rl", "align"):
         spec = recipe.teacher[stage]
-        assert isinstance(spec, RlStage)
-        others = {s.domain for s in recipe.prompts.sources if s is not general and s.domain is not None}
-        if stage == "align":
-            assert spec.domains is None
-            parts_asked = spec.rewards.preference_parts().values()
-            assert parts_asked and all(part.prompts == "general" for part in parts_asked)
-        else:
-            assert spec.domains is not None and "general" not in spec.domains
-            assert others | {"Algebra", "Number Theory"} <= set(spec.domains)
+        assert isinstance(spec, RlStage) and spec.domains is None
+        asked = spec.rewards.preference_parts().values()
+        assert bool(asked) == (stage == "align") and all(part.prompts == "general" for part in asked)
+    assert recipe.generate.prompts == recipe.samplings["zero"].prompts == "graded"
+    assert recipe.samplings["pairs"].prompts == "general"
+    assert {spec.of for spec in recipe.scorers.values() if spec.kind == "reward_model"} == {"pairs"}
 
 
 @pytest.mark.parametrize("name", ["gemma3-1b-r1", "r1-full"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from distill.gemma.folder import ModelFolder
 from factory.query import connect, rows
 from factory.recipe import Recipe, validate_recipe
 from factory.store import Run
@@ -112,6 +113,42 @@ def test_the_road_of_the_teacher(road: Run) -> None:
     assert cold and all("|special_token|" in row["messages"][-1]["content"] for row in cold)
     scored = {row["step"] for row in parts if "helpfulness" in json.loads(row["rewards"])}
     assert scored == {2}  # from_step 1, counted from 0
+
+
+@pytest.mark.train
+@pytest.mark.parametrize(("stage", "asked"), [("zero", {"math"}), ("align", {"math", "none"})])
+def test_prompts_without_a_grader_are_for_stages_with_scorers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, asked: set[str]
+) -> None:
+    """Without a scorer nothing could be paid for them but tags."""
+    pytest.importorskip("tunix")
+    from factory import stages
+    from factory.console import Reporter
+    from factory.teacher import grpo
+    from factory.teacher import stages as teacher
+    from tests.factory.teacher.conftest import TINY_STUDENT, sums
+
+    class Asked(Exception):
+        """Ends the stage once its prompts are known."""
+
+    def train(_: str, __: Any, ___: Any, prompts: Any, *rest: Any, validation: Any, **more: Any) -> None:
+        raise Asked([row["verifier"] for row in prompts], [row["verifier"] for row in validation])
+
+    run = Run.create(tmp_path / "run")
+    rows = [*sums(4), *sums(4, "validation")]
+    for row in rows[::2]:
+        row["verifier"] = "none"
+    for number, row in enumerate(rows):
+        row["question_hash"] = f"{number:032x}"
+    run.replace("prompts", "main", rows)
+    monkeypatch.setattr(grpo, "train_rl", train)
+    monkeypatch.setattr(grpo, "another_stage", lambda *_, **__: None)
+    monkeypatch.setattr(stages, "model_folder", lambda *_: ModelFolder.open(TINY_STUDENT))
+    for name in ("identities_of", "scorers_of"):
+        monkeypatch.setattr(f"factory.teacher.scorers.{name}", lambda *_: {})
+    with pytest.raises(Asked) as found:
+        teacher.reinforce(run, stage, recipe(), Reporter(quiet=True))
+    assert [set(verifiers) for verifiers in found.value.args] == [asked, asked]
 
 
 @pytest.mark.train
