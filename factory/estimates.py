@@ -13,6 +13,7 @@ from distill.gemma.sizes import ModelShape, model_shape
 from factory.parts import JudgeEngine
 from factory.recipe import Generate, Recipe, RlStage, Student
 from factory.teacher.forecast import BYTES, PASSES, memory_of, sample_hours, train_hours
+from factory.teacher.preference import SCORED_TOGETHER
 from factory.teacher.scorer_settings import RewardModelSpec
 from factory.teacher.settings import Mesh, Rl
 
@@ -100,10 +101,6 @@ def reward_model_bytes(spec: RewardModelSpec, base: str) -> int:
 def _layer(config: GemmaConfig, length: int) -> int:
     """Numbers of one layer's activations, of each cell of a row of so many."""
     return 12 * config.hidden_size + 3 * config.intermediate_size + 2 * config.num_attention_heads * length
-
-
-SCORED_TOGETHER = 32
-"""Rows that `factory.teacher.preference.ModelScorer` scores at once."""
 
 
 def scorer_bytes(stage: RlStage, recipe: Recipe) -> tuple[int, int]:

@@ -30,4 +30,4 @@ Gemma 3 12B, with an attention kernel, at 32k on v6e: 38 %."""
 
 READING = 0.6
 """Share of the bandwidth that decoding reaches: an assumption. On an H200 it was 32 %, which is 1.8 ms a token beside
-the reading; the same time beside a v5e's slower reading would make 74 %."""
+the reading; the same time beside a v5e's slower reading would make 73 %."""

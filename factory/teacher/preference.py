@@ -34,6 +34,9 @@ SEES: dict[Purpose, Sees] = {"helpfulness": "summary", "harmlessness": "response
 VALIDATION_SHARE = 0.1
 TEST_SHARE = 0.2
 
+SCORED_TOGETHER = 32
+"""Rows that a reward model scores at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -209,7 +212,12 @@ class ModelScorer:
     sees: Sees
 
     def __init__(
-        self, folder: str | os.PathLike[str], purpose: Purpose, *, name: str | None = None, rows: int = 32
+        self,
+        folder: str | os.PathLike[str],
+        purpose: Purpose,
+        *,
+        name: str | None = None,
+        rows: int = SCORED_TOGETHER,
     ) -> None:
         """Load the model.
 

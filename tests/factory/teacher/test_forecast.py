@@ -175,18 +175,21 @@ def test_without_jax_a_formula_stands_in(monkeypatch: pytest.MonkeyPatch) -> Non
 # ----------------------------------------------------------------------------------------------- hours
 
 
-def test_hours_by_hand() -> None:
-    what = spec(
+def of_one_billion(**changes: Any) -> Any:
+    """A hundred steps of 512 samples on eight chips."""
+    return spec(
         steps=100,
         prompts=32,
         samples=16,
         prompt_length=256,
         max_new_tokens=768,
-        rollout_batch=512,
-        remat="layer",
-        compute="bfloat16",
         mesh={"fsdp": 8, "chip": "v5e"},
+        **changes,
     )
+
+
+def test_hours_by_hand() -> None:
+    what = of_one_billion(rollout_batch=512, remat="layer", compute="bfloat16")
     hours = hours_of(what, ONE_B, CHIPS["v5e"])
     n = 999_885_952
     attention = 2 * 26 * 4 * 256 * 1024
@@ -222,17 +225,7 @@ def test_limits_that_rise_count_by_step() -> None:
 
 def test_rows_are_computed_whole_before_the_limit_rises() -> None:
     """A row is compiled for the longest limit: 1,792 cells, of which a sample of 1,024 leaves 768 empty."""
-    what = spec(
-        steps=100,
-        prompts=32,
-        samples=16,
-        prompt_length=256,
-        max_new_tokens=768,
-        longer=[{"from_step": 80, "max_new_tokens": 1536}],
-        rows=32,
-        kl=0.0,
-        mesh={"fsdp": 8, "chip": "v5e"},
-    )
+    what = of_one_billion(longer=[{"from_step": 80, "max_new_tokens": 1536}], rows=32, kl=0.0)
     flops = 6 * (ONE_B.parameters + 2 * 26 * 4 * 256 * 1792)
     update = 100 * 512 * 1792 * flops / (8 * 197e12 * 0.3)
     assert hours_of(what, ONE_B, CHIPS["v5e"]).update * 3600 == pytest.approx(update)
