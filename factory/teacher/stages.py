@@ -32,7 +32,8 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     """
     from factory.judge import NO_GRADER
     from factory.stages import model_folder, training_prompts
-    from factory.teacher.grpo import another_stage, train_rl
+    from factory.teacher.grpo import train_rl
+    from factory.teacher.identity import another_stage
     from factory.teacher.scorers import identities_of, scorers_of
     from factory.teacher.settings import Rl
     from factory.train import move_aside, trained_folder

@@ -23,7 +23,8 @@ from distill.gemma.folder import ModelFolder  # noqa: E402
 from distill.gemma.tokenizer import Tokenizer  # noqa: E402
 from factory.records import ROLLOUTS, equal_tables  # noqa: E402
 from factory.store import Run  # noqa: E402
-from factory.teacher.grpo import another_stage, train_rl  # noqa: E402
+from factory.teacher.grpo import train_rl  # noqa: E402
+from factory.teacher.identity import another_stage  # noqa: E402
 from factory.teacher.settings import Rl  # noqa: E402
 from filters.errors import UserError  # noqa: E402
 from tests.factory.teacher.conftest import TINY_STUDENT, ScriptedRollout, sums  # noqa: E402

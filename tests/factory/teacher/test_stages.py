@@ -124,7 +124,7 @@ def test_prompts_without_a_grader_are_for_stages_with_scorers(
     pytest.importorskip("tunix")
     from factory import stages
     from factory.console import Reporter
-    from factory.teacher import grpo
+    from factory.teacher import grpo, identity
     from factory.teacher import stages as teacher
     from tests.factory.teacher.conftest import TINY_STUDENT, sums
 
@@ -142,7 +142,7 @@ def test_prompts_without_a_grader_are_for_stages_with_scorers(
         row["question_hash"] = f"{number:032x}"
     run.replace("prompts", "main", rows)
     monkeypatch.setattr(grpo, "train_rl", train)
-    monkeypatch.setattr(grpo, "another_stage", lambda *_, **__: None)
+    monkeypatch.setattr(identity, "another_stage", lambda *_, **__: None)
     monkeypatch.setattr(stages, "model_folder", lambda *_: ModelFolder.open(TINY_STUDENT))
     for name in ("identities_of", "scorers_of"):
         monkeypatch.setattr(f"factory.teacher.scorers.{name}", lambda *_: {})
