@@ -120,7 +120,7 @@ def measure(spec: Rl, config: GemmaConfig, steps: int) -> dict[str, Any]:
         numbers: list[Any] = []
 
         def update() -> None:
-            numbers[:] = trainer.update([batch], old, of_reference)
+            numbers[:] = trainer.update([batch], [0], old, of_reference)
 
         first, seconds = timed(update, steps)
         trainer.close()

@@ -114,6 +114,7 @@ def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any
     inputs = {
         "micros": Micro(*(cells(kind, None, "fsdp") for kind in kinds)),
         "used": _array(mesh, (), jnp.int32),
+        "count": _array(mesh, (), jnp.int32),
     }
     step = nnx.jit(partial(train_step, loss_config=loss_of(spec, config)), donate_argnames=("optimizer",))
     if mesh is None:

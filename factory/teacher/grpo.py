@@ -456,7 +456,7 @@ class _Stage:
             # Where a step has its places in the schedule does not depend on how many groups there were before it.
             first = ((step - 1) * spec.epochs + epoch) * spec.minibatches
             counts = [first + n * spec.minibatches // len(batches) for n in range(len(batches))]
-            parts += self.trainer.update(batches, old, reference, counts)
+            parts += self.trainer.update(batches, counts, old, reference)
             rates += [float(self.schedule(count)) for count in counts]
         for part in parts:
             if not all(map(math.isfinite, part.values())):

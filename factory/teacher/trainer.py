@@ -127,8 +127,8 @@ def train_step(
     """One optimiser step: what `GrpoTrainer` runs and what `factory.teacher.compiling` measures.
 
     Args:
-        inputs: "micros", a `Micro` of shape (M, R, L), and "used", how many of them hold samples. "count", where it
-            is there, is the place of this step in the optimiser's schedules, which otherwise count the steps.
+        inputs: "micros", a `Micro` of shape (M, R, L); "used", how many of them hold samples; and "count", the
+            place of this step in the optimiser's schedules.
 
     Returns:
         the loss, sums over the tokens that count, and the gradient's norm.
@@ -149,8 +149,7 @@ def train_step(
     # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
     gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
     norm = optax.global_norm(gradient)
-    if "count" in inputs:
-        _set_count(optimizer, inputs["count"])
+    _set_count(optimizer, inputs["count"])
     optimizer.update(model, gradient)
     return sums["loss"], {**sums, "grad_norm": norm}, norm
 
@@ -267,16 +266,15 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
     def update(
         self,
         batches: Sequence[Batch],
+        counts: Sequence[int],
         old: Sequence[Any] | None = None,
         reference: Sequence[Any] | None = None,
-        counts: Sequence[int] | None = None,
     ) -> list[Numbers]:
         """One optimiser step a batch, in order.
 
         Args:
+            counts: by batch, its place in the optimiser's schedules.
             old, reference: by batch, log-probabilities in the shape of its rows; None where the loss reads none.
-            counts: by batch, its place in the optimiser's schedules; None: behind the last one. Give it always or
-                never, for they are two executables.
 
         Returns:
             for every batch the loss and "grad_norm", and per token that counts "kl", "clip_fraction", "entropy",
@@ -286,8 +284,9 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         with self._mesh():
             self.train(
                 [
-                    self._inputs(batch, old[i] if old else None, reference[i] if reference else None)
-                    | ({"count": np.int32(counts[i])} if counts else {})
+                    self._inputs(
+                        batch, counts[i], old[i] if old else None, reference[i] if reference else None
+                    )
                     for i, batch in enumerate(batches)
                 ]
             )
@@ -321,7 +320,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
 
     # ------------------------------------------------------------------- what the compiled step takes and does
 
-    def _inputs(self, batch: Batch, old: Any, reference: Any) -> dict[str, Any]:
+    def _inputs(self, batch: Batch, count: int, old: Any, reference: Any) -> dict[str, Any]:
         rows = batch.rows
         zeros = np.zeros(rows.tokens.shape, np.float32)
         micros, used = self._micros(
@@ -331,7 +330,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
             zeros if old is None else old,
             zeros if reference is None else reference,
         )
-        return {"micros": micros, "used": np.int32(used)}
+        return {"micros": micros, "used": np.int32(used), "count": np.int32(count)}
 
     def _micros(self, rows: Rows, *values: np.ndarray[Any, Any]) -> tuple[Micro, int]:
         """Rows as (micros, rows, length), filled up with padding; and how many micro-batches hold any."""

@@ -9,6 +9,7 @@ splits and the evaluation's noise are the same for all seeds; the seed draws eve
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ from factory.tiny.claims import (
     preference_rates,
     seconds_of,
 )
-from filters.tags import R1
 
 RECIPE = "reproduce"
 EXTRA = ("base", "zero", "reasoning_rl", "align", "student", "student_rl", "distilled")
@@ -244,7 +244,7 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
             "intervals": "95 % bootstrap over questions; differences paired by question",
         },
         "models": models,
-        "claims": _claims(run, test, found, models),
+        "claims": _claims(run, test, found, models, templates),
         "curves": _curves(run, recipe),
         "seconds": {stage.stem: json.loads(stage.read_text())["seconds"] for stage in run.manifests()},
         "rewards": {name: _held_out(run, name) for name in recipe.scorers},
@@ -274,7 +274,9 @@ def _new_problems(run: Run, test: dict[str, Answers]) -> dict[str, Any]:
     }
 
 
-def _claims(run: Run, test: dict[str, Answers], found: Any, models: dict[str, Any]) -> dict[str, Any]:
+def _claims(
+    run: Run, test: dict[str, Answers], found: Any, models: dict[str, Any], templates: Mapping[str, str]
+) -> dict[str, Any]:
     k = min(len(own) for own in test["base"].values())
     greedy = {label: found[GREEDY, label] for label in EXTRA}
     harder = {label: found[HARDER, label] for label in EXTRA}
@@ -312,7 +314,10 @@ def _claims(run: Run, test: dict[str, Answers], found: Any, models: dict[str, An
             "distilled": models["distilled"]["pass@1"],
             "seconds": _costs(run),
         },
-        "all scenarios": {label: preference_rates(test[label], R1) for label in ("sft", "align")},
+        "all scenarios": {
+            label: preference_rates(test[label], parse_template(templates[label]).style)
+            for label in ("base", "zero", "reasoning_rl", "sft", "align")
+        },
     }
 
 

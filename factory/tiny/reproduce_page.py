@@ -15,6 +15,8 @@ from markupsafe import Markup
 from factory.report_charts import Series, lines
 
 Result = Mapping[str, Any]
+_LONG = 30
+"""Seconds from which on a stage is shown."""
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -71,6 +73,7 @@ def sections(results: Sequence[Result]) -> list[dict[str, Any]]:
         _reflection(results, seeds),
         _students(results, seeds),
         _scenarios(results, seeds),
+        _times(results, seeds),
     ]
 
 
@@ -211,11 +214,26 @@ def _scenarios(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any
                 one = result["rewards"][name][split]
                 cells.append(shown((one["accuracy"], one["low"], one["high"])))
             rows.append([f"reward model {name}: accuracy, {split}", *cells])
-    for label in ("sft", "align"):
+    for label in results[0]["claims"]["all scenarios"]:
         for measure in ("helpful", "harmless"):
             cells = [shown(r["claims"]["all scenarios"][label][measure]) for r in results]
             rows.append([f"{label}: {measure} by the rules", *cells])
-    return _section("RL for all scenarios", "Percent.", ["what", *seeds], rows)
+    text = "Percent. Preference is rewarded in `align` alone, and only in its last part."
+    return _section("RL for all scenarios", text, ["what", *seeds], rows)
+
+
+def _times(results: Sequence[Result], seeds: Sequence[str]) -> dict[str, Any]:
+    rows = []
+    for stage in results[0]["seconds"]:
+        cells = [result["seconds"].get(stage) or 0.0 for result in results]
+        if max(cells) >= _LONG:
+            rows.append([stage, *(f"{cell:.0f}" for cell in cells)])
+    totals = [sum(filter(None, result["seconds"].values())) for result in results]
+    rows.append(["all stages", *(f"{total:.0f}" for total in totals)])
+    text = (
+        f"Seconds of every stage of at least {_LONG}; greedy answers and the harder rung are not among them."
+    )
+    return _section("Wall time", text, ["stage", *seeds], rows)
 
 
 def page(results: Sequence[Result]) -> str:

@@ -79,14 +79,14 @@ with tempfile.TemporaryDirectory() as out:
     rows = pack_samples([[2, 30, 31]] * 4, [[40, 41, 1], [42, 1], [43, 1], [44, 45, 1]], shape)
     batch = Batch(rows, [3, 2, 2, 3], [0.1] * 4, [1.0, -1.0, 0.5, -0.5])
     zeros = np.zeros(rows.tokens.shape, np.float32)
-    trainer.update([batch], reference=[zeros])
+    trainer.update([batch], [0], reference=[zeros])
 
     def held(module):
         leaves = [x for x in jax.tree.leaves(nnx.state(module)) if isinstance(x, jax.Array)]
         return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
 
     step = nnx.jit(trainer.create_train_step_fn(), donate_argnames=("optimizer",))
-    inputs = trainer._inputs(batch, None, zeros)
+    inputs = trainer._inputs(batch, 1, None, zeros)
     if mesh is not None:
         from tunix.sft.sharding_utils import shard_input
         with mesh:

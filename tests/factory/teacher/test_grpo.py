@@ -491,7 +491,7 @@ def test_old_log_probabilities_are_those_of_the_distribution_that_was_sampled(
     weights = token_weights(lengths, [True] * 8, "token-mean", max_tokens=24)
     batch = Batch(rows, lengths, weights, [1.0, -1.0] * 4)
     old = trainer.logprobs(rows)
-    first, second = trainer.update([batch, batch], [old, old])
+    first, second = trainer.update([batch, batch], [0, 1], [old, old])
     trainer.close()
     assert first["ratio_gap"] < 1e-5 and first["clip_fraction"] == 0.0
     assert second["ratio_gap"] > 1e-4
