@@ -154,6 +154,7 @@ class TrainResult:
         resumed_from: step of the checkpoint the run went on from, 0 for a fresh one.
         already_done: nothing had to be done.
         dataset: the line that counts the data's samples.
+        seconds: of work, over all processes that had a part in it; None where it is not known.
     """
 
     model: Path
@@ -164,6 +165,7 @@ class TrainResult:
     resumed_from: int
     already_done: bool
     dataset: str
+    seconds: float | None
 
 
 def train(
@@ -208,16 +210,16 @@ def train(
                 say(f"{out / log.MODEL} is not as it was saved; it is made again from the last checkpoint")
             elif previous["status"] == "done":
                 say(f"{out} is finished already")
-                return _finished(config, out, dataset)
+                return _finished(config, out, dataset, previous)
         else:
             refuse_foreign_folder(out)
             copy_base(folder, out)
             log.write_manifest(out, manifest)
         job = _Job(config, dataset, folder, tokenizer, out, on_progress, say)
         result = job.run()
-        log.write_manifest(
-            out, {**manifest, "status": "done", "model": ModelFolder.open(result.model).content_hash}
-        )
+        model = ModelFolder.open(result.model).content_hash
+        log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
+        job.raise_if_stopped()
         return result
 
 
@@ -284,11 +286,7 @@ class _Job:
                 self.journal.close()
             if done < self.steps:
                 assert self.stopped_by is not None
-                raise UserError(
-                    f"stopped by {self.stopped_by.name} after step {done} of {self.steps}; a checkpoint is saved, "
-                    "the same command goes on from there",
-                    exit_code=128 + self.stopped_by,
-                )
+                raise stopped(self.stopped_by, done, self.steps)
             saved = save_model(
                 trainer.model,
                 self.folder.config,
@@ -305,7 +303,17 @@ class _Job:
             resumed_from=restored,
             already_done=False,
             dataset=self.dataset.summary(),
+            seconds=round(self.journal.elapsed, 3),
         )
+
+    def raise_if_stopped(self) -> None:
+        """Pass on a signal that came when there was no step left to stop behind: nothing more is to be begun.
+
+        Raises:
+            UserError: there was one.
+        """
+        if self.stopped_by is not None:
+            raise stopped(self.stopped_by, self.steps, self.steps)
 
     def _trainer(self) -> Any:
         from distill.gemma.checkpoint import load_model
@@ -376,6 +384,7 @@ class _Job:
                 "train/grad_norm": grad_norm,
                 "train/learning_rate": rate,
                 "train/tokens": float(trained),
+                log.ELAPSED: self.journal.elapsed,
             },
         )
         self.last_step = step
@@ -404,11 +413,19 @@ class _Job:
         return wanted and not self.journal.has(step, "eval/loss")
 
     def on_evaluation(self, step: int, loss: float) -> None:
-        self.journal.add(step, {"eval/loss": loss})
+        self.journal.add(step, {"eval/loss": loss, f"eval/{log.ELAPSED}": self.journal.elapsed})
         self.say(f"step {step}: validation loss {loss:.4f}")
 
     def before_checkpoint(self, step: int) -> None:
         self.journal.sync()
+
+
+def stopped(by: signal.Signals, step: int, steps: int) -> UserError:
+    """What a training says that a signal stopped behind a step; exit code 128 + signal."""
+    what = "a checkpoint is saved, the same command goes on from there"
+    if step == steps:
+        what = "the model is finished and saved"
+    return UserError(f"stopped by {by.name} after step {step} of {steps}; {what}", exit_code=128 + by)
 
 
 # ------------------------------------------------------------------------------------------ the manifest
@@ -517,17 +534,18 @@ def copy_base(folder: ModelFolder, out: Path) -> None:
         shutil.copyfile(file, base / file.name)
 
 
-def _finished(config: TrainConfig, out: Path, dataset: Dataset) -> TrainResult:
+def _finished(config: TrainConfig, out: Path, dataset: Dataset, manifest: dict[str, Any]) -> TrainResult:
     journal = log.Journal(out, config.job)
     journal.read()
     steps = config.steps_for(len(dataset.train))
     return TrainResult(
         model=out / log.MODEL,
-        metrics=out / log.METRICS,
+        metrics=journal.fold(),  # a lost file comes back
         steps=steps,
         train_loss=journal.last("train/loss"),
         eval_loss=journal.last("eval/loss"),
         resumed_from=steps,
         already_done=True,
         dataset=dataset.summary(),
+        seconds=manifest.get("seconds"),
     )

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ METRICS = "metrics.parquet"
 BASE = "base"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+ELAPSED = "speed/elapsed"
+"""Name of `Journal.elapsed` when a row was written; rows of a validation have it behind "eval/"."""
 FORMAT = 1
 """Version of the manifest; a newer one is refused."""
 
@@ -118,6 +121,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, job: str) -> None:
+        self._began, self._before = time.monotonic(), 0.0
         self._file = out / JOURNAL
         self._parquet = out / METRICS
         self._job = job
@@ -130,6 +134,16 @@ class Journal:
         self._rows = {key: row for key, row in self._rows.items() if key[0] <= restored_step}
         write_atomically(self._file, "".join(self._line(*key, *row) for key, row in self._rows.items()))
         self._stream = self._file.open("a", encoding="utf-8")
+        worked = [value for (_, name), (value, _) in self._rows.items() if name.endswith(ELAPSED)]
+        self._before = max(worked, default=0.0)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of work: since this journal was made, and before the checkpoint behind which it goes on.
+
+        Work that is done again because its process died counts once, and nothing counts between two processes.
+        """
+        return self._before + time.monotonic() - self._began
 
     def read(self) -> None:
         """Read what earlier processes wrote.

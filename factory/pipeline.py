@@ -76,7 +76,7 @@ def _teacher_stages(recipe: Recipe) -> Iterator[Stage]:
         if isinstance(spec, SftStage):
             upstream, work = (f"mix:{spec.mix}",), stages.teach_sft(name)
         else:
-            config |= {"graders": stages.grader_versions()["graders"]}
+            config |= {"graders": stages.grader_versions()["graders"], "run_seed": recipe.seed}
             # What is asked belongs to the stage; a reward model is a stage of its own.
             asked = {scorer: recipe.scorers[scorer] for scorer in spec.rewards.scorers()}
             models = [n for n, scorer in asked.items() if isinstance(scorer, RewardModelSpec)]
@@ -368,6 +368,8 @@ def _run_stage(context: Context, stage: Stage, fingerprint: str, undone: Sequenc
     except BaseException:
         run.stop_stage(stage.name, fingerprint, time.time() - started)
         raise
+    if result.seconds is not None:
+        started = time.time() - result.seconds
     outputs = run.describe_outputs(result.outputs)
     run.finish_stage(
         stage.name, stage_manifest(stage.name, fingerprint, stage.config, outputs, result.counts, started)

@@ -38,10 +38,14 @@ class Context:
 
 @dataclass(frozen=True)
 class StageResult:
-    """Files a stage made (or completed) and the counts that describe it."""
+    """Files a stage made (or completed), the counts that describe it, and the seconds of work that are in them.
+
+    `seconds` is None where the clock of the stage knows as much.
+    """
 
     outputs: list[Path] = field(default_factory=list)
     counts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 _NO_DOWNLOADS: ContextVar[bool] = ContextVar("no_downloads", default=False)

@@ -23,14 +23,14 @@ def trained_folder(run: Run, model: str) -> Path:
 
 def fine_tune(
     run: Run, model: str, spec: Student, reporter: Reporter, mesh: Mesh | None = None
-) -> tuple[list[Path], dict[str, Any]]:
+) -> tuple[list[Path], dict[str, Any], float | None]:
     """Train a model `student:NAME` or `teacher:NAME` on a mix, from wherever it stopped.
 
     A folder that holds another training (a redone stage with other settings or other data) is moved aside to
     `NAME.old-1`, never deleted.
 
     Returns:
-        the files that the stage answers for, and its counts.
+        the files that the stage answers for, its counts, and its seconds of work.
     """
     from distill.sft import Layout, TrainConfig, another_run, train
 
@@ -77,7 +77,7 @@ def fine_tune(
     for key, value in (("loss", result.train_loss), ("validation loss", result.eval_loss)):
         if value is not None:
             counts[key] = round(value, 4)
-    return files, counts
+    return files, counts, result.seconds
 
 
 def move_aside(folder: Path, difference: str, reporter: Reporter) -> None:

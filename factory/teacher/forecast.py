@@ -97,7 +97,7 @@ class Forecast:
 
 
 def forecast(spec: Rl, model: str) -> Forecast:
-    """Upper bounds: every sample at its longest, every round of dynamic sampling drawn.
+    """Upper bounds of training: every sample at its longest, every round of dynamic sampling drawn; no validation.
 
     Raises:
         UserError: the model's shape is not known; the stage cannot be compiled.
@@ -105,7 +105,9 @@ def forecast(spec: Rl, model: str) -> Forecast:
     shape = model_shape(model)
     tokens = sum(spec.prompts * spec.samples * spec.limit(step) for step in range(1, spec.steps + 1))
     drawn = spec.steps * spec.prompts * spec.samples
-    work = f"{spec.steps:,} steps, {drawn:,} samples, {tokens:,} tokens at most"
+    rounds = 1 if spec.dynamic_sampling is None else spec.dynamic_sampling.max_rounds
+    more = f" ({drawn * rounds:,} with all rounds of dynamic sampling)" if rounds > 1 else ""
+    work = f"{spec.steps:,} steps, {drawn:,} samples{more}, {tokens * rounds:,} tokens at most"
     chip = None if spec.mesh.chip is None else CHIPS[spec.mesh.chip]
     return Forecast(work, memory_of(spec, shape), None if chip is None else hours_of(spec, shape, chip))
 

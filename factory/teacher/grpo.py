@@ -13,7 +13,8 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,17 @@ from distill.batches import Order
 from distill.chat import parse_template
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
-from distill.sft import copy_base, model_is_whole, refuse_foreign_folder
+from distill.sft import copy_base, model_is_whole, refuse_foreign_folder, stopped
 from distill.stopping import stop_signals
 from factory.store import Run
-from factory.teacher.identity import PromptRow, Question, differences_of, manifest_of, questions_of
+from factory.teacher.identity import (
+    PromptRow,
+    Question,
+    differences_of,
+    is_graded,
+    manifest_of,
+    questions_of,
+)
 from factory.teacher.rewards import Reward, RewardFunction, Sampled, Scorer
 from factory.teacher.rollout import InProcessRollout, Request, Rollout, request_seed
 from factory.teacher.settings import Rl
@@ -54,13 +62,18 @@ class RlProgress:
 
 @dataclass(frozen=True, slots=True)
 class RlResult:
-    """What a finished stage leaves: the model's folder, metrics.parquet, and figures of the last step."""
+    """What a finished stage leaves: the model's folder, metrics.parquet, and figures of the last step.
+
+    Attributes:
+        seconds: of work, over all processes that had a part in it; None where it is not known.
+    """
 
     model: Path
     metrics: Path
     steps: int
     last: dict[str, float]
     resumed_from: int
+    seconds: float | None
 
 
 def train_rl(
@@ -109,7 +122,12 @@ def train_rl(
                 journal = log.Journal(out, job)
                 journal.read()
                 return RlResult(
-                    out / log.MODEL, out / log.METRICS, spec.steps, journal.values(spec.steps), spec.steps
+                    out / log.MODEL,
+                    journal.fold(),  # a lost file comes back
+                    spec.steps,
+                    journal.values(spec.steps),
+                    spec.steps,
+                    previous.get("seconds"),
                 )
         else:
             refuse_foreign_folder(out)
@@ -120,8 +138,10 @@ def train_rl(
             stage = _Stage(job, spec, base, tokenizer, asked, checked, out, run, pool, scorers, rollout)
             stage.on_progress, stage.say = on_progress, on_message
             result = stage.work()
-        done = {**manifest, "status": "done", "model": ModelFolder.open(result.model).content_hash}
-        log.write_manifest(out, done)
+        model = ModelFolder.open(result.model).content_hash
+        log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
+        if stage.stopped_by is not None:  # it came behind the last step; nothing more is to be begun
+            raise stopped(stage.stopped_by, spec.steps, spec.steps)
         return result
 
 
@@ -225,7 +245,8 @@ class _Stage:
                 overwrite=True,
             )
         last = self.journal.values(self.spec.steps)
-        return RlResult(saved.path, self.journal.fold(), self.spec.steps, last, restored)
+        metrics, seconds = self.journal.fold(), round(self.journal.elapsed, 3)
+        return RlResult(saved.path, metrics, self.spec.steps, last, restored, seconds)
 
     def _loop(self, restored: int, rollouts: Any) -> None:
         spec = self.spec
@@ -235,6 +256,7 @@ class _Stage:
             started = time.perf_counter()
             samples, numbers = self._step(step)
             numbers["speed/seconds"] = time.perf_counter() - started
+            numbers[log.ELAPSED] = self.journal.elapsed
             rollouts.append(rollout_rows(self.job, step, samples))
             self.journal.add(step, numbers)
             self._tell(step, numbers)
@@ -243,11 +265,7 @@ class _Stage:
             if step % spec.checkpoint_every == 0 or step == spec.steps or self.stopped_by is not None:
                 self._save(step)
             if self.stopped_by is not None and step < spec.steps:
-                raise UserError(
-                    f"stopped by {self.stopped_by.name} after step {step} of {spec.steps}; a checkpoint is saved, the "
-                    "same command goes on from there",
-                    exit_code=128 + self.stopped_by,
-                )
+                raise stopped(self.stopped_by, step, spec.steps)
 
     def _tell(self, step: int, numbers: Mapping[str, float]) -> None:
         self.on_progress(
@@ -313,6 +331,7 @@ class _Stage:
         spec = self.spec
         self.rollout.reset_clock()
         drawn, numbers = self._collect(step)
+        self._refuse_nothing_to_learn(step, drawn)
         groups = self._with_advantages(drawn)
         wanted = self._learnt_from(groups)
         updated = time.perf_counter()
@@ -330,6 +349,16 @@ class _Stage:
         if spec.reference_every and step % spec.reference_every == 0:
             self.reference = self.trainer.snapshot()
         return samples, numbers
+
+    def _refuse_nothing_to_learn(self, step: int, groups: Sequence[Sequence[Graded]]) -> None:
+        why = Counter(s.reward.masked_because for group in groups for s in group)
+        if None not in why:
+            reason, count = why.most_common(1)[0]
+            raise UserError(
+                f"step {step} of {self.job}: none of {why.total():,} samples could be rewarded, {count:,} because "
+                f"{reason}. There is nothing to learn from; the steps before are kept as far as the last checkpoint",
+                exit_code=1,
+            )
 
     def _collect(self, step: int) -> tuple[list[list[Graded]], dict[str, float]]:
         """Groups of a step. With dynamic sampling, until enough of them teach something.
@@ -362,8 +391,8 @@ class _Stage:
     def _draw(self, step: int, count: int, first_group: int) -> list[list[Graded]]:
         """The next `count` prompts of the stream, sampled and rewarded."""
         spec = self.spec
-        positions = range(self.position, self.position + count)
-        self.position += count
+        positions = list(itertools.islice(self._stream(step), count))
+        self.position = positions[-1] + 1
         questions = [self.asked[self.order[position]] for position in positions]
         requests = [
             Request(
@@ -374,6 +403,17 @@ class _Stage:
         ]
         graded = self._graded(requests, questions, spec.samples, step, list(positions), first_group)
         return [graded[n : n + spec.samples] for n in range(0, len(graded), spec.samples)]
+
+    def _stream(self, step: int) -> Iterator[int]:
+        """Positions from here on. Prompts without a grader are passed over until a scorer is asked about them.
+
+        R1 takes them in with the preferences, in the last part of its last stage (arXiv 2501.12948v2, section 3.2);
+        before, tags and language would be all that their answers are paid for.
+        """
+        scored = bool(self.spec.rewards.preferences(step - 1))
+        for position in itertools.count(self.position):
+            if scored or is_graded(self.asked[self.order[position]].row):
+                yield position
 
     def _graded(
         self,
@@ -504,7 +544,7 @@ class _Stage:
         samples = self._graded(
             requests, self.checked, spec.samples, max(step, 1), range(len(self.checked)), 0
         )
-        numbers = sample_metrics(samples) | domain_metrics(samples)
+        numbers = sample_metrics(samples) | domain_metrics(samples) | {log.ELAPSED: self.journal.elapsed}
         self.journal.add(step, {f"eval/{name}": value for name, value in numbers.items()})
         if "accuracy" in numbers:
             self.say(

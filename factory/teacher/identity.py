@@ -12,11 +12,14 @@ from distill.chat import encode_prompt, parse_template
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
 from distill.sft import differences, versions
+from factory.judge import NO_GRADER
 from factory.records import content_id
 from factory.teacher.settings import Rl
 from filters.errors import UserError
 
 PromptRow = Mapping[str, Any]
+JUDGED = "judge"
+"""Kind of a prompt whose answers a language model judges: it has no verdict in the middle of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Question:
 
     row: PromptRow
     ids: tuple[int, ...]
+
+
+def is_graded(row: PromptRow) -> bool:
+    """Has the prompt a grader?"""
+    return bool(row["verifier"] != NO_GRADER)
 
 
 def another_stage(
@@ -53,8 +61,22 @@ def questions_of(
     tokenizer: Tokenizer,
     say: Callable[[str], None],
 ) -> tuple[list[Question], list[Question]]:
-    """What is learnt from, and what is only asked."""
+    """What is learnt from, and what is only asked.
+
+    Raises:
+        UserError: there is nothing to learn from, or nothing to reward in the first step.
+    """
+    judged = [row for row in prompts if row["verifier"] == JUDGED]
+    if judged:
+        say(f"{len(judged)} of {len(prompts)} prompts left out: a language model alone could judge them")
+    prompts, validation = (
+        [row for row in rows if row["verifier"] != JUDGED] for rows in (prompts, validation)
+    )
     asked = fitting(prompts, spec, tokenizer, say)
+    if not spec.rewards.preferences(0) and not any(is_graded(question.row) for question in asked):
+        raise UserError(
+            "none of the prompts has a grader, and no scorer is asked in the first step: there is nothing to reward"
+        )
     if spec.validation is None or not validation:
         return asked, []
     return asked, fitting(validation, spec, tokenizer, say)[: spec.validation.prompts]
@@ -103,7 +125,7 @@ def manifest_of(
         "template": parse_template(spec.template).to_dict(),
         "student": {"name": str(base.path), "content_hash": base.content_hash},
         "data": {
-            "fingerprint": content_id([q.row["prompt_id"] for q in (*asked, *checked)]),
+            "fingerprint": content_id([_decisive(q.row, spec) for q in (*asked, *checked)]),
             "train": len(asked),
             "validation": len(checked),
         },
@@ -111,6 +133,12 @@ def manifest_of(
         "scorers": {name: dict(identity) for name, identity in (identities or {}).items()},
         "versions": versions(),
     }
+
+
+def _decisive(row: PromptRow, spec: Rl) -> Any:
+    """What of a prompt decides about its rewards: a prompt's id is of everything but its language."""
+    of_language = spec.rewards.language is not None and spec.rewards.language.target is None
+    return [row["prompt_id"], row["language"]] if of_language else row["prompt_id"]
 
 
 def differences_of(there: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -116,7 +116,7 @@ class Rubric(Preference):
 class Rewards(Part):
     """The whole reward: the sum of its parts, each times its weight.
 
-    An answer that cannot be graded through no fault of its own leaves its group, whatever stands here.
+    An answer that cannot be graded through no fault of its own leaves its group, where a part asks how it was graded.
     """
 
     accuracy: Weight | None = Field(1.0, description="the verdict of the prompt's grader: 1 or 0")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from factory.teacher.grpo import RlProgress
 
 
-def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[list[Path], dict[str, Any]]:
+def reinforce(
+    run: Run, name: str, recipe: Recipe, reporter: Reporter
+) -> tuple[list[Path], dict[str, Any], float | None]:
     """Train one stage of the teacher by GRPO in `RUN/teacher/NAME`, from wherever it stopped.
 
     Prompts without a grader are learnt from where a scorer is asked about them; elsewhere tags alone would be paid.
@@ -24,7 +26,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     they say nothing about it.
 
     Returns:
-        the files that the stage answers for, and its counts.
+        the files that the stage answers for, its counts, and its seconds of work.
 
     Raises:
         UserError: there is no prompt to learn from, and what `factory.teacher.grpo.train_rl` raises.
@@ -75,7 +77,7 @@ def reinforce(run: Run, name: str, recipe: Recipe, reporter: Reporter) -> tuple[
     files = [result.metrics, *(path for path in result.model.iterdir() if path.is_file())]
     shown = ("accuracy", "eval/accuracy", "eval/format", "eval/language_consistency", "eval/tokens/response")
     counts = {name: round(result.last[name], 4) for name in shown if name in result.last}
-    return files, {"steps": result.steps, **counts}
+    return files, {"steps": result.steps, **counts}, result.seconds
 
 
 def _of_domains(rows: list[dict[str, Any]], stage: RlStage) -> list[dict[str, Any]]:

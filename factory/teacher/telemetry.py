@@ -5,8 +5,8 @@ tell about; what was cut off is wrong, whatever its reward is), `format` (tags e
 over samples with words), `tokens/response`, `tokens/response_p95`, `tokens/reasoning`, `tokens/reasoning_p95`,
 `truncated`, `masked`, `zero_variance` (share of groups), `reflection` (words per 1,000 tokens), `reflection/WORD`,
 and from the update `entropy`, `kl`, `clip_fraction`, `ratio_gap`, `grad_norm`, `loss`, `learning_rate` (mean over
-updates); `speed/rollout` and `speed/update` in tokens a second, `speed/seconds` a step. The same
-names behind `eval/` are of the validation questions.
+updates); `speed/rollout` and `speed/update` in tokens a second, `speed/seconds` a step, `speed/elapsed` seconds of
+work so far (`distill.training_log.Journal.elapsed`). The same names behind `eval/` are of the validation questions.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def rollout_rows(job: str, step: int, samples: Iterable[Graded]) -> list[dict[st
 
 
 def weighted_mean(parts: Sequence[Mapping[str, float]], by: str = "tokens") -> dict[str, float]:
-    """Mean of the updates of one step, by the tokens that counted; the norm of the gradient: the plain mean."""
+    """Mean of the updates of one step, by the tokens that counted."""
     total = sum(part[by] for part in parts) or 1.0
     names = [name for name in parts[0] if name != by] if parts else []
     return {name: sum(part[name] * part[by] for part in parts) / total for name in names}

@@ -46,7 +46,9 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
     domains = sorted({own[0].domain for own in test["base"].values()})
     return {
         "seed": seed,
-        "models": {name: model_figures(answers, None, None, domains) for name, answers in test.items()},
+        "models": {
+            name: model_figures(answers, None, None, domains, spec.n) for name, answers in test.items()
+        },
         "preferences": {name: preference_rates(answers, R1_ZERO) for name, answers in test.items()},
         "against accuracy and format": {
             name: {

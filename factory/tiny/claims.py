@@ -11,11 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from distill.chat import parse_template
+from distill.training_log import ELAPSED
 from factory.query import connect
 from factory.query import rows as query_rows
 from factory.store import Run
@@ -183,10 +183,9 @@ def second_looks(answers: Answers) -> Figure | None:
 
 
 def model_figures(
-    test: Answers, greedy: Answers | None, harder: Answers | None, domains: Sequence[str]
+    test: Answers, greedy: Answers | None, harder: Answers | None, domains: Sequence[str], k: int
 ) -> dict[str, Any]:
-    """Everything about one model."""
-    k = min(len(own) for own in test.values())
+    """Everything about one model, of which `k` samples a question were asked for."""
     found: dict[str, Any] = {
         "pass@1": mean_of(test, correct),
         f"pass@{k}": pass_at(test, k),
@@ -268,31 +267,31 @@ def seconds_of(run: Run, stage: str) -> float | None:
 
 
 def learning_curve(run: Run, stage: str, names: Sequence[str]) -> list[dict[str, float]]:
-    """Rows of (step, seconds, one column a name) of a stage's metrics, where any is there.
+    """Rows of (step, seconds, one column a name) of a training's metrics, where any is there.
 
     Args:
         stage: "teach:NAME" or "train:NAME", finished.
 
     Returns:
-        seconds: since the stage began, loading and compiling included; the clock stands still between attempts.
+        seconds: of work until the row was written (`distill.training_log.Journal.elapsed`): loading and compiling
+            included, and nothing between two attempts.
     """
-    listed = ", ".join(f"'{name}'" for name in names)
+    asked = [*names, ELAPSED, f"eval/{ELAPSED}"]
     sql = f"""
-    select step, name, value, epoch("at") as clock from metrics
-    where job = ? and name in ({listed}) and isfinite(value) order by step
+    select step, name, value from metrics
+    where job = ? and name in ({", ".join("?" for _ in asked)}) and isfinite(value) order by step
     """
-    manifest = run.manifest(stage)
-    assert manifest is not None, stage
-    began = datetime.fromisoformat(manifest["finished_at"]).timestamp() - manifest["seconds"]
     with connect(run) as connection:
-        found = query_rows(connection, sql, [stage.partition(":")[2]])
-    by_step: dict[int, dict[str, float]] = {}
+        found = query_rows(connection, sql, [stage.partition(":")[2], *asked])
+    by_step: dict[int, dict[str, float]] = defaultdict(dict)
     for row in found:
-        point = by_step.setdefault(
-            row["step"], {"step": row["step"], "seconds": max(0.0, row["clock"] - began)}
-        )
-        point[row["name"]] = row["value"]
-    return list(by_step.values())
+        by_step[row["step"]][row["name"]] = row["value"]
+    return [
+        {"step": step, "seconds": max(point.get(ELAPSED, 0.0), point.get(f"eval/{ELAPSED}", 0.0))}
+        | {name: point[name] for name in names if name in point}
+        for step, point in by_step.items()
+        if any(name in point for name in names)
+    ]
 
 
 def dump(value: Any) -> str:

@@ -2,14 +2,13 @@
 
     python -m factory.tiny.reproduce --seed 0 [--run runs/reproduce-0]
 
-writes RUN/reproduce.json and RUN/reproduce.html. It goes on where it stopped, like every run. The questions, their
-splits and the evaluation's noise are the same for all seeds; the seed draws everything else: samples, order, noise.
+writes RUN/reproduce.json and RUN/reproduce.html. It goes on where it stopped, like every run. The questions and
+their splits are the same for all seeds; the seed draws everything else: samples, order, noise.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +229,7 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
     test = {label: found[run.folder.name, label] for label in templates}
     domains = sorted({own[0].domain for own in next(iter(test.values())).values()})
     models = {
-        label: model_figures(answers, found.get((GREEDY, label)), found.get((HARDER, label)), domains)
+        label: model_figures(answers, found.get((GREEDY, label)), found.get((HARDER, label)), domains, spec.n)
         for label, answers in test.items()
     }
     return {
@@ -244,7 +243,7 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
             "intervals": "95 % bootstrap over questions; differences paired by question",
         },
         "models": models,
-        "claims": _claims(run, test, found, models, templates),
+        "claims": _claims(run, test, found, models, spec),
         "curves": _curves(run, recipe),
         "seconds": {stage.stem: json.loads(stage.read_text())["seconds"] for stage in run.manifests()},
         "rewards": {name: _held_out(run, name) for name in recipe.scorers},
@@ -275,9 +274,9 @@ def _new_problems(run: Run, test: dict[str, Answers]) -> dict[str, Any]:
 
 
 def _claims(
-    run: Run, test: dict[str, Answers], found: Any, models: dict[str, Any], templates: Mapping[str, str]
+    run: Run, test: dict[str, Answers], found: Any, models: dict[str, Any], spec: Evaluation
 ) -> dict[str, Any]:
-    k = min(len(own) for own in test["base"].values())
+    k, styles = spec.n, {entry.name: parse_template(entry.template).style for entry in spec.models}
     greedy = {label: found[GREEDY, label] for label in EXTRA}
     harder = {label: found[HARDER, label] for label in EXTRA}
 
@@ -315,7 +314,7 @@ def _claims(
             "seconds": _costs(run),
         },
         "all scenarios": {
-            label: preference_rates(test[label], parse_template(templates[label]).style)
+            label: preference_rates(test[label], styles[label])
             for label in ("base", "zero", "reasoning_rl", "sft", "align")
         },
     }

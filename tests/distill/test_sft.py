@@ -98,8 +98,9 @@ def finished(data: Path, student: ModelFolder, tmp_path_factory: pytest.TempPath
 
 
 def losses(out: Path) -> list[Any]:
-    """The metrics without the clock, in order."""
-    return pq.read_table(out / "metrics.parquet").drop_columns(["at"]).to_pylist()
+    """The metrics without the clocks, in order."""
+    rows = pq.read_table(out / "metrics.parquet").drop_columns(["at"]).to_pylist()
+    return [row for row in rows if "speed/" not in row["name"]]
 
 
 # ------------------------------------------------------------------------------------ batches and loss
@@ -247,6 +248,8 @@ def test_what_a_finished_folder_holds(finished: Any, data: Path, student: ModelF
         "train/learning_rate",
         "train/tokens",
         "eval/loss",
+        "speed/elapsed",
+        "eval/speed/elapsed",
     }
     assert list(by_name["train/loss"]) == list(range(1, 41))
     assert list(by_name["eval/loss"]) == [0, 10, 20, 30, 40]
@@ -376,6 +379,7 @@ def test_a_finished_run_is_not_made_again(finished: Any, data: Path, student: Mo
     again = train(CONFIG, data, student.path, out, on_message=said.append)
     assert again == replace(result, already_done=True, resumed_from=40)
     assert any("finished already" in line for line in said)
+    assert result.seconds is not None and result.seconds > 0
     assert (out / "metrics.jsonl").stat().st_mtime_ns == before
 
 
@@ -437,6 +441,23 @@ def test_a_full_disk_and_a_file_in_the_way(
     monkeypatch.setattr(training_log, "write_atomically", full)
     with pytest.raises(UserError, match="the disk of .* is full"):
         train(CONFIG, data, student.path, tmp_path / "out")
+
+
+def test_seconds_are_of_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(training_log.time, "monotonic", lambda: clock[0])
+    journal = training_log.Journal(tmp_path, "sft")
+    journal.open(0)
+    for step in (1, 2, 3):  # a checkpoint behind the second, and dead behind the third
+        clock[0] += 10
+        journal.add(step, {"train/loss": 1.0, training_log.ELAPSED: journal.elapsed})
+    journal.close()
+    clock[0] += 5000
+    again = training_log.Journal(tmp_path, "sft")
+    clock[0] += 3  # loading
+    again.open(2)
+    assert again.elapsed == 23.0
+    again.close()
 
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_is_named(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +97,12 @@ def test_a_fault_of_ours_is_left_out(run: Run) -> None:
 
 def test_language_format_and_reflection(run: Run) -> None:
     base, zero = found(run)["run", "base"], found(run)["run", "zero"]
-    figures = model_figures(base, None, None, ["arithmetic", "search"])
+    figures = model_figures(base, None, None, ["arithmetic", "search"], 4)
     assert figures["readable_format"][0] == pytest.approx(0.75)
     assert figures["language_consistency"][0] == pytest.approx(
         0.75
     )  # without a thought: none, as in the reward
-    assert 0.4 < model_figures(zero, None, None, [])["language_consistency"][0] < 0.8
+    assert 0.4 < model_figures(zero, None, None, [], 4)["language_consistency"][0] < 0.8
     shares = languages_of(zero)
     assert {name: part["samples"] for name, part in shares.items()} == {"en": 4, "zh": 2, "mixed": 2}
     assert shares["zh"]["accuracy"][0] == 1.0 and shares["en"]["share"] == 0.5
@@ -144,18 +143,22 @@ def test_figures_as_people_read_them() -> None:
     assert _cells([one, other], signed=True)[-1] == "+75.0 ± 7.1"
 
 
-def test_the_clock_of_a_curve_starts_with_the_stage_and_stands_still_between_attempts(run: Run) -> None:
-    """Two attempts of 30 and 40 seconds, an hour apart; the step was taken 10 seconds before the end."""
-    end = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    manifest = {"stage": "teach:zero", "outputs": [], "seconds": 70.0, "finished_at": end.isoformat()}
-    run.finish_stage("teach:zero", manifest)
-    rows = [
-        {"job": "zero", "step": 5, "name": "accuracy", "value": 0.5, "at": end - timedelta(seconds=10)},
-        {"job": "zero", "step": 1, "name": "accuracy", "value": 0.1, "at": end - timedelta(hours=1)},
+def test_the_clock_of_a_curve_is_work(run: Run) -> None:
+    """What was validated behind a step was known later than the step."""
+    values = {"accuracy": 0.1, "speed/elapsed": 12.0, "eval/accuracy": 0.5, "eval/speed/elapsed": 15.0}
+    rows = [{"job": "zero", "step": 1, "name": n, "value": v, "at": now()} for n, v in values.items()]
+    rows += [
+        {"job": "zero", "step": 2, "name": n, "value": v, "at": now()}
+        for n, v in (("accuracy", 0.2), ("speed/elapsed", 20.0))
     ]
     run.replace("metrics", "zero", rows)
-    curve = learning_curve(run, "teach:zero", ["accuracy"])
-    assert [(p["step"], p["seconds"], p["accuracy"]) for p in curve] == [(1, 0.0, 0.1), (5, 60.0, 0.5)]
+    curve = learning_curve(run, "teach:zero", ["accuracy", "eval/accuracy"])
+    assert curve == [
+        {"step": 1, "seconds": 15.0, "accuracy": 0.1, "eval/accuracy": 0.5},
+        {"step": 2, "seconds": 20.0, "accuracy": 0.2},
+    ]
+    only_validated = learning_curve(run, "teach:zero", ["eval/accuracy"])
+    assert [point["step"] for point in only_validated] == [1]
 
 
 def test_figures_of_an_earlier_model_or_protocol_are_dropped(run: Run) -> None:

@@ -13,7 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("tunix")
@@ -23,72 +22,27 @@ from distill.gemma.folder import ModelFolder  # noqa: E402
 from distill.gemma.tokenizer import Tokenizer  # noqa: E402
 from factory.records import ROLLOUTS, equal_tables  # noqa: E402
 from factory.store import Run  # noqa: E402
-from factory.teacher.grpo import train_rl  # noqa: E402
 from factory.teacher.identity import another_stage  # noqa: E402
-from factory.teacher.settings import Rl  # noqa: E402
 from filters.errors import UserError  # noqa: E402
-from tests.factory.teacher.conftest import TINY_STUDENT, ScriptedRollout, sums  # noqa: E402
+from tests.factory.teacher.conftest import TINY_STUDENT, sums  # noqa: E402
+from tests.factory.teacher.staging import (  # noqa: E402
+    RIGHT,
+    SMALL,
+    asked_number,
+    go,
+    metrics,
+    right_and_wrong,
+    spec,
+)
 
 ROOT = Path(__file__).parents[3]
-SMALL: dict[str, Any] = {
-    "steps": 2,
-    "prompts": 4,
-    "samples": 4,
-    "prompt_length": 24,
-    "max_new_tokens": 24,
-    "rows": 2,
-    "rollout_batch": 16,
-    "kl": 0.0,
-    "optimiser": {"learning_rate": 1e-3},
-    "rewards": {"overlong": {"mode": "mask"}},
-}
-RIGHT = "<think> so it is </think> <answer> {} </answer>"
-
-
-def spec(**changes: Any) -> Rl:
-    return Rl.model_validate({**SMALL, **changes})
-
-
-def go(run: Run, what: Rl, script: Any = None, prompts: Any = None, job: str = "zero", **options: Any) -> Any:
-    base = ModelFolder.open(TINY_STUDENT)
-    made: list[ScriptedRollout] = []
-
-    def rollout(_: Any, tokenizer: Tokenizer) -> ScriptedRollout:
-        made.append(ScriptedRollout(tokenizer, script))
-        return made[0]
-
-    out = run.folder / "teacher" / job
-    result = train_rl(
-        job,
-        what,
-        base,
-        sums(16) if prompts is None else prompts,
-        out,
-        run,
-        rollout=None if script is None else rollout,
-        **options,
-    )
-    return result, (made[0] if made else None)
-
-
-def metrics(run: Run, job: str = "zero") -> dict[tuple[int, str], float]:
-    """All numbers but the clocks."""
-    rows = pq.read_table(run.folder / "teacher" / job / "metrics.parquet").to_pylist()
-    return {(r["step"], r["name"]): r["value"] for r in rows if not r["name"].startswith("speed/")}
-
-
-def asked_number(prompt: str) -> int:
-    return int(prompt.split("What is")[1].split("+")[0])
 
 
 # ------------------------------------------------------------------------------------ asking and learning
 
 
 def test_a_step_asks_every_prompt_n_times_and_no_two_steps_share_noise(run: Run) -> None:
-    def script(prompt: str, n: int) -> str:
-        return RIGHT.format(asked_number(prompt) + n % 2)
-
-    _, rollout = go(run, spec(steps=3), script)
+    _, rollout = go(run, spec(steps=3), right_and_wrong)
     seeds = [request.seed for request in rollout.asked]
     assert len(seeds) == len(set(seeds)) == 3 * 16
     asked = Counter(request.prompt_ids for request in rollout.asked)
@@ -111,7 +65,7 @@ def test_stages_that_are_compared_may_share_their_noise(run: Run) -> None:
         _, rollout = go(
             run,
             spec(steps=1, **changes),
-            lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2),
+            right_and_wrong,
             job=job,
         )
         return [request.seed for request in rollout.asked]
@@ -168,7 +122,7 @@ def test_a_fault_of_the_grader_leaves_the_group_and_never_pays(run: Run) -> None
     prompts = sums(4)
     for row in prompts:
         row["reference"] = "\\frac{" if row["prompt_id"] == "train000" else row["reference"]
-    go(run, spec(steps=1), lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2), prompts)
+    go(run, spec(steps=1), right_and_wrong, prompts)
     broken = [row for row in run.read("rollouts").to_pylist() if row["prompt_id"] == "train000"]
     assert broken and all(row["reward"] is None and row["advantage"] is None for row in broken)
     assert metrics(run)[1, "groups/learnt"] == 3
@@ -176,7 +130,7 @@ def test_a_fault_of_the_grader_leaves_the_group_and_never_pays(run: Run) -> None
 
 def test_the_limit_rises_on_the_way(run: Run) -> None:
     what = spec(steps=3, max_new_tokens=16, longer=[{"from_step": 1, "max_new_tokens": 20}])
-    _, rollout = go(run, what, lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2))
+    _, rollout = go(run, what, right_and_wrong)
     assert [request.max_new_tokens for request in rollout.asked[::16]] == [16, 20, 20]
 
 
@@ -187,7 +141,7 @@ def test_prompts_too_long_are_counted_and_left_out(run: Run) -> None:
     go(
         run,
         spec(steps=1),
-        lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2),
+        right_and_wrong,
         prompts,
         on_message=said.append,
     )
@@ -226,7 +180,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(run: Run, monkeypatch
         go(
             run,
             spec(steps=4, checkpoint_every=2),
-            lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2),
+            right_and_wrong,
         )
     out = run.folder / "teacher" / "zero"
     assert not (out / "model").exists() and not [
@@ -235,14 +189,11 @@ def test_a_loss_that_is_not_finite_stops_and_saves_nothing(run: Run, monkeypatch
 
 
 def test_another_stage_in_the_same_folder_is_refused(run: Run) -> None:
-    def script(prompt: str, n: int) -> str:
-        return RIGHT.format(asked_number(prompt) + n % 2)
-
-    first, _ = go(run, spec(steps=1), script)
-    again, rollout = go(run, spec(steps=1), script)
+    first, _ = go(run, spec(steps=1), right_and_wrong)
+    again, rollout = go(run, spec(steps=1), right_and_wrong)
     assert rollout is None and again.model == first.model and again.resumed_from == 1
     with pytest.raises(UserError, match="samples is 4 there and 8 now"):
-        go(run, spec(steps=1, samples=8), script)
+        go(run, spec(steps=1, samples=8), right_and_wrong)
     difference = another_stage(
         "zero", spec(steps=1), ModelFolder.open(TINY_STUDENT), sums(12), run.folder / "teacher" / "zero"
     )
@@ -258,19 +209,16 @@ def test_another_stage_in_the_same_folder_is_refused(run: Run) -> None:
     ],
 )  # fmt: skip
 def test_a_stage_with_another_scorer_is_another_stage(run: Run, there: Any, now: Any, what: str) -> None:
-    def script(prompt: str, n: int) -> str:
-        return RIGHT.format(asked_number(prompt) + n % 2)
-
     def difference(identities: Any) -> str | None:
         base, out = ModelFolder.open(TINY_STUDENT), run.folder / "teacher" / "zero"
         return another_stage("zero", spec(steps=1), base, sums(16), out, identities=identities)
 
-    go(run, spec(steps=1), script, identities=there)
-    _, rollout = go(run, spec(steps=1), script, identities=there)
+    go(run, spec(steps=1), right_and_wrong, identities=there)
+    _, rollout = go(run, spec(steps=1), right_and_wrong, identities=there)
     assert rollout is None and difference(there) is None
     assert difference(now) == what
     with pytest.raises(UserError, match=what):
-        go(run, spec(steps=1), script, identities=now)
+        go(run, spec(steps=1), right_and_wrong, identities=now)
 
 
 def test_a_better_grader_is_another_stage(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +230,7 @@ def test_a_better_grader_is_another_stage(run: Run, monkeypatch: pytest.MonkeyPa
         base, out = ModelFolder.open(TINY_STUDENT), run.folder / "teacher" / "zero"
         return another_stage("zero", spec(steps=1), base, sums(16), out)
 
-    go(run, spec(steps=1), lambda prompt, n: RIGHT.format(asked_number(prompt) + n % 2))
+    go(run, spec(steps=1), right_and_wrong)
     assert difference() is None
     before = KINDS["math"].version
     monkeypatch.setitem(KINDS, "math", replace(KINDS["math"], version="4000"))
