@@ -45,6 +45,7 @@ from filters.workers import WorkerPool
 REFERENCES = "references"
 _MOST_IDLE = 0.75
 """However many groups taught nothing, a round asks for at most four times what is lacking."""
+_UNREWARDED_STEPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +184,7 @@ class _Stage:
         self.stopped_by: signal.Signals | None = None
         self.position = 0  # of the next prompt in the stream
         self.taught_nothing = 0.0  # share of the last step's groups
+        self.unrewarded = 0  # steps in a row none of whose samples had a reward
         self._make(rollout)
 
     def _make(self, rollout: Callable[[Any, Tokenizer], Rollout] | None) -> None:
@@ -351,12 +353,15 @@ class _Stage:
         return samples, numbers
 
     def _refuse_nothing_to_learn(self, step: int, groups: Sequence[Sequence[Graded]]) -> None:
+        """One step without any reward may be an accident; several in a row are a mistake in questions or settings."""
         why = Counter(s.reward.masked_because for group in groups for s in group)
-        if None not in why:
+        self.unrewarded = 0 if None in why else self.unrewarded + 1
+        if self.unrewarded == _UNREWARDED_STEPS:
             reason, count = why.most_common(1)[0]
             raise UserError(
-                f"step {step} of {self.job}: none of {why.total():,} samples could be rewarded, {count:,} because "
-                f"{reason}. There is nothing to learn from; the steps before are kept as far as the last checkpoint",
+                f"step {step} of {self.job}: for {self.unrewarded} steps no sample could be rewarded; of the last "
+                f"{why.total():,}, {count:,} because {reason}. There is nothing to learn from; the steps before are "
+                "kept as far as the last checkpoint",
                 exit_code=1,
             )
 

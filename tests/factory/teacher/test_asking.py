@@ -66,14 +66,15 @@ def test_what_only_a_language_model_could_judge_is_left_out(run: Run) -> None:
     assert "12 of 16 prompts left out: a language model alone could judge them" in said
 
 
-def test_a_step_without_any_reward_stops_and_says_why(run: Run) -> None:
+def test_steps_without_any_reward_stop_and_say_why(run: Run) -> None:
     prompts = sums(16)
     for row in prompts:
         row["reference"] = "\\frac{"
+    go(run, spec(steps=2), right_and_wrong, prompts, job="short")
     with pytest.raises(
-        UserError, match=r"step 1 of zero: none of 16 samples could be rewarded, 16 because .*gold"
+        UserError, match=r"step 3 of zero: for 3 steps no sample .* of the last 16, 16 because .*gold"
     ):
-        go(run, spec(), right_and_wrong, prompts)
+        go(run, spec(steps=4), right_and_wrong, prompts)
 
 
 def test_the_language_of_a_prompt_belongs_to_the_stage_where_it_is_rewarded(run: Run) -> None:
