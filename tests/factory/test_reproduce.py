@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from factory.tiny.claims import (
     second_looks,
 )
 from factory.tiny.reproduce import harder_prompts, seeded
-from factory.tiny.reproduce_page import _cells, shown
+from factory.tiny.reproduce_page import _cells, markdown, shown
 
 STYLES = {"en": "1 plus 1 is 2.", "zh": "1加1得2。", "mixed": "1 plus 1 is 2. 1加1得2。"}
 
@@ -185,3 +186,10 @@ def test_both_roads_of_the_student_are_in_the_tables(run: Run, monkeypatch: pyte
     found = module._curves(run, load_recipe(find_recipe("reproduce")))
     assert found["distilled"] == [point]
     assert {"zero", "reasoning_rl", "align", "student_rl"} < found.keys()
+
+
+def test_the_page_says_what_the_figures_beside_it_say() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    results = [json.loads(file.read_text()) for file in sorted((docs / "reproducing-r1").glob("seed-*.json"))]
+    assert [result["seed"] for result in results] == [0, 1, 2]
+    assert markdown(results).strip() in (docs / "reproducing-r1.md").read_text()
