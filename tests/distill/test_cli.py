@@ -51,7 +51,9 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path, monkeypatch: 
         seen.append((config, places))
         on_progress(sft.Progress(3, 10, 0.5, 1e-3, 1234.0, 7.0, 0.6))
         on_message("a line")
-        return sft.TrainResult(tmp_path / "out" / "model", tmp_path / "m", 10, 0.5, 0.6, 0, False, "1 sample")
+        return sft.TrainResult(
+            tmp_path / "out" / "model", tmp_path / "m", 10, 0.5, 0.6, 0, False, "1 sample", 1.0
+        )
 
     monkeypatch.setattr(sft, "train", run)
     settings: dict[str, Any] = {
@@ -94,7 +96,7 @@ def test_defaults_of_the_command_are_those_of_the_library(monkeypatch: pytest.Mo
 
     def run(config: Any, *_: Any, **__: Any) -> Any:
         seen.append(config)
-        return sft.TrainResult(Path("m"), Path("m"), 1, None, None, 0, False, "")
+        return sft.TrainResult(Path("m"), Path("m"), 1, None, None, 0, False, "", None)
 
     monkeypatch.setattr(sft, "train", run)
     CliRunner().invoke(cli, ["train", "DATA", "--student", "S", "--out", "o", "--max-steps", "1"])

@@ -256,12 +256,12 @@ class Recorder:
         self.compilations = 0
         real = GrpoTrainer.update
 
-        def update(trainer: Any, batches: Any, old: Any, reference: Any, counts: Any) -> Any:
+        def update(trainer: Any, batches: Any, counts: Any, old: Any, reference: Any) -> Any:
             self.batches.append(list(batches))
             found = []
             for n, batch in enumerate(batches):
                 others = ([values[n]] if values else None for values in (old, reference))
-                found += real(trainer, [batch], *others, [counts[n]])
+                found += real(trainer, [batch], [counts[n]], *others)
                 self.places.append(self.count(trainer) - 1)  # it counts on behind an update
             self.compilations = trainer.compilations
             return found
