@@ -219,7 +219,8 @@ def train(
         result = job.run()
         model = ModelFolder.open(result.model).content_hash
         log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
-        job.raise_if_stopped()
+        if job.stopped_by is not None:  # it came behind the last step; nothing more is to be begun
+            raise stopped(job.stopped_by, job.steps, job.steps)
         return result
 
 
@@ -305,15 +306,6 @@ class _Job:
             dataset=self.dataset.summary(),
             seconds=round(self.journal.elapsed, 3),
         )
-
-    def raise_if_stopped(self) -> None:
-        """Pass on a signal that came when there was no step left to stop behind: nothing more is to be begun.
-
-        Raises:
-            UserError: there was one.
-        """
-        if self.stopped_by is not None:
-            raise stopped(self.stopped_by, self.steps, self.steps)
 
     def _trainer(self) -> Any:
         from distill.gemma.checkpoint import load_model
