@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from distill.chat import parse_template
 from factory.console import Reporter
 from factory.engines import Completion, Engine, Failure, SampleRequest
-from factory.judge import NO_GRADER
+from factory.judge import is_graded
 from factory.judgements import LanguageJudge, language_judge
 from factory.measures import MEASURES, Sample, macro_average, summarise_measures
 from factory.protocol import Protocol, options
@@ -143,7 +143,7 @@ def held_out_prompts(run: Run, split: str, limit: int | None) -> tuple[dict[str,
         UserError: there is none.
     """
     table = run.read("prompts", _PROMPT_COLUMNS)
-    rows = [row for row in table.to_pylist() if row["split"] == split and row["verifier"] != NO_GRADER]
+    rows = [row for row in table.to_pylist() if row["split"] == split and is_graded(row)]
     if not rows:
         raise UserError(
             f"{run.folder} has no question of the {split} split that can be graded; give the source a quota for it"

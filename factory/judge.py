@@ -34,6 +34,8 @@ BATCH = 512
 
 NO_GRADER = "none"
 """Verifier of a prompt without a reference: nothing can be said about its answers."""
+JUDGED = "judge"
+"""Verifier of a prompt whose answers a language model judges, and nothing else."""
 
 _COLUMNS = ["completion", "finish_reason", "template", "completion_tokens"]
 
@@ -190,11 +192,16 @@ def _is_asked_about(outcome: str, fault: str | None, ask: str) -> bool:
     return ask == "all" and outcome in (Outcome.CORRECT, Outcome.NOT_ATTEMPTED)
 
 
+def is_graded(prompt: Mapping[str, Any]) -> bool:
+    """Has the prompt a grader?"""
+    return bool(prompt["verifier"] != NO_GRADER)
+
+
 def judge_question(prompt: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]] | None:
     """Reference and options for judging answers to a prompt; None where a judge has nothing to go by."""
     kind = prompt["verifier"]
     options: dict[str, Any] = json.loads(prompt["verifier_args"] or "{}")
-    if kind == "judge":
+    if kind == JUDGED:
         return prompt["reference"], options
     if kind != "short_answer" and kind not in COMPARABLE:
         return None
@@ -237,7 +244,7 @@ def _grade(
     styles: Mapping[str, TagStyle],
 ) -> list[dict[str, Any]]:
     """Rows of `verdicts`, in the batch's order."""
-    gradable = [row for row in batch if prompts[row["prompt_id"]]["verifier"] != NO_GRADER]
+    gradable = [row for row in batch if is_graded(prompts[row["prompt_id"]])]
     found = pool.verify(_task(row, prompts[row["prompt_id"]], styles) for row in gradable)
     verdicts = {row["candidate_id"]: verdict for row, verdict in zip(gradable, found, strict=True)}
     return [

@@ -214,12 +214,12 @@ def training_prompts(
     Args:
         which: "graded": those with a grader; "general": those without.
     """
-    from factory.judge import NO_GRADER
+    from factory.judge import is_graded
 
     rows = run.read("prompts").to_pylist()
     chosen = [row for row in rows if row["split"] == "train" and not row["evaluation_only"]]
     if which != "all":
-        chosen = [row for row in chosen if (row["verifier"] == NO_GRADER) == (which == "general")]
+        chosen = [row for row in chosen if is_graded(row) == (which == "graded")]
     chosen.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
     return sorted(chosen[:limit], key=lambda row: row["prompt_id"])
 

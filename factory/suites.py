@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from factory.catalogue_path import catalogue_dir
 from factory.console import Reporter
-from factory.judge import NO_GRADER
+from factory.judge import is_graded
 from factory.measures import MEASURES
 from factory.parts import JudgeEngine, Sampling
 from factory.recipe import Splits
@@ -263,7 +263,7 @@ def suite_prompts(suite: Suite, reporter: Reporter) -> tuple[dict[str, Any], ...
         bad: list[BadRow] = []
         prompts = load_prompts(_amount(suite, source), splits=Splits(), on_bad_row=bad.append, sealed_ok=True)
         for row in prompts:
-            if row["split"] == suite.split and row["verifier"] != NO_GRADER:
+            if row["split"] == suite.split and is_graded(row):
                 rows.setdefault(row["prompt_id"], row)
         if bad:
             where = f"{bad[0].file}, line {bad[0].line}" if suite.sealed else str(bad[0])

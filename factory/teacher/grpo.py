@@ -26,12 +26,12 @@ from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
 from distill.sft import copy_base, model_is_whole, refuse_foreign_folder, stopped
 from distill.stopping import stop_signals
+from factory.judge import is_graded
 from factory.store import Run
 from factory.teacher.identity import (
     PromptRow,
     Question,
     differences_of,
-    is_graded,
     manifest_of,
     questions_of,
 )

@@ -12,14 +12,12 @@ from distill.chat import encode_prompt, parse_template
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
 from distill.sft import differences, versions
-from factory.judge import NO_GRADER
+from factory.judge import JUDGED, is_graded
 from factory.records import content_id
 from factory.teacher.settings import Rl
 from filters.errors import UserError
 
 PromptRow = Mapping[str, Any]
-JUDGED = "judge"
-"""Kind of a prompt whose answers a language model judges: it has no verdict in the middle of a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +26,6 @@ class Question:
 
     row: PromptRow
     ids: tuple[int, ...]
-
-
-def is_graded(row: PromptRow) -> bool:
-    """Has the prompt a grader?"""
-    return bool(row["verifier"] != NO_GRADER)
 
 
 def another_stage(

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from factory.engines import Engine, Failure, SampleRequest
-from factory.judge import NO_GRADER
+from factory.judge import NO_GRADER, is_graded
 from factory.judgements import ATTEMPTS, SEED, LanguageJudge
 from factory.protocol import options
 from factory.records import judgement_id, sample_seed
@@ -375,7 +375,7 @@ class RewardFunction:
             )
 
     def _verdicts(self, samples: Sequence[Sampled]) -> list[Verdict]:
-        places = [place for place, one in enumerate(samples) if one.prompt["verifier"] != NO_GRADER]
+        places = [place for place, one in enumerate(samples) if is_graded(one.prompt)]
         found = self.pool.verify(self._task(samples[place]) for place in places)
         graded = dict(zip(places, found, strict=True))
         return [graded.get(place, _NO_GRADER) for place in range(len(samples))]
@@ -395,7 +395,7 @@ class RewardFunction:
     def _draft(self, sample: Sampled, verdict: Verdict) -> _Draft:
         parsed = self.style.parse(sample.completion, opened=self.opened)
         override = None if self.settings.language is None else self.settings.language.target
-        graded = sample.prompt["verifier"] != NO_GRADER
+        graded = is_graded(sample.prompt)
         masked = None
         if sample.truncated and self.settings.overlong.mode == "mask":
             masked = "it was cut off at its length limit"
@@ -442,7 +442,7 @@ class RewardFunction:
         asked: list[tuple[_Draft, str]] = []
         without: list[_Draft] = []
         for draft in drafts:
-            general = draft.sample.prompt["verifier"] == NO_GRADER
+            general = not is_graded(draft.sample.prompt)
             if draft.masked is not None or (part.prompts == "general" and not general):
                 continue
             text = draft.parsed.answer if scorer.sees == "summary" else draft.sample.completion

@@ -32,7 +32,7 @@ def reinforce(
         UserError: there is no prompt to learn from, and what `factory.teacher.grpo.train_rl` raises.
         ModuleNotFoundError: the extra [train] is not installed.
     """
-    from factory.judge import NO_GRADER
+    from factory.judge import is_graded
     from factory.stages import model_folder, training_prompts
     from factory.teacher.grpo import train_rl
     from factory.teacher.identity import another_stage
@@ -52,7 +52,7 @@ def reinforce(
     if not prompts:
         raise UserError(f"teacher.{name}: this run has no training prompt for it")
     held = [row for row in run.read("prompts").to_pylist() if row["split"] == "validation"]
-    validation = _of_domains([row for row in held if which == "all" or row["verifier"] != NO_GRADER], stage)
+    validation = _of_domains([row for row in held if which == "all" or is_graded(row)], stage)
     validation.sort(key=lambda row: (row["question_hash"], row["prompt_id"]))
     if spec.validation is not None and not validation:
         raise UserError(

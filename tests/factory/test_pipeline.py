@@ -270,3 +270,24 @@ def test_seconds_are_those_of_all_attempts(
     monkeypatch.setattr(stages, "generate", whole)
     manifest = walk(tmp_path / "run", recipe(), start="generate").manifest("generate")
     assert manifest is not None and manifest["seconds"] == 40  # the work of a stage that was finished is over
+
+
+def test_a_stage_that_knows_how_long_it_worked_is_believed(
+    done: Counter[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that is finished already takes a second to look at."""
+
+    def known(name: str) -> Callable[[Context], StageResult]:
+        return lambda context: StageResult([], {}, seconds=600.0)
+
+    monkeypatch.setattr(stages, "train", known)
+    manifest = walk(tmp_path / "run", recipe()).manifest("train:s")
+    assert manifest is not None and manifest["seconds"] == pytest.approx(600.0, abs=1.0)
+
+
+def test_the_seed_of_a_run_belongs_to_its_rl_stages(done: Counter[str]) -> None:
+    def config(seed: int) -> dict[str, object]:
+        what = taught().model_copy(update={"seed": seed})
+        return next(dict(stage.config) for stage in plan(what) if stage.name == "teach:zero")
+
+    assert config(0) == config(0) != config(1)

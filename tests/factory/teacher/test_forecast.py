@@ -170,6 +170,10 @@ def test_without_jax_a_formula_stands_in(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found.memory.how == "estimated" and found.hours is None
     assert found.memory.weights == 4 * shape.parameters and found.memory.peak > found.memory.state
     assert "2 steps, 16 samples, 640 tokens at most" in found.work
+    refilled = forecast(spec(dynamic_sampling={"max_rounds": 3}), "tiny-student")
+    assert (
+        refilled.work == "2 steps, 16 samples (48 with all rounds of dynamic sampling), 1,920 tokens at most"
+    )
 
 
 # ----------------------------------------------------------------------------------------------- hours
