@@ -28,13 +28,7 @@ from distill.sft import copy_base, model_is_whole, refuse_foreign_folder, stoppe
 from distill.stopping import stop_signals
 from factory.judge import is_graded
 from factory.store import Run
-from factory.teacher.identity import (
-    PromptRow,
-    Question,
-    differences_of,
-    manifest_of,
-    questions_of,
-)
+from factory.teacher.identity import PromptRow, Question, differences_of, manifest_of, questions_of
 from factory.teacher.rewards import Reward, RewardFunction, Sampled, Scorer
 from factory.teacher.rollout import InProcessRollout, Request, Rollout, request_seed
 from factory.teacher.settings import Rl
@@ -406,13 +400,13 @@ class _Stage:
             for q, position in zip(questions, positions, strict=True)
             for i in range(spec.samples)
         ]
-        graded = self._graded(requests, questions, spec.samples, step, list(positions), first_group)
+        graded = self._graded(requests, questions, spec.samples, step, positions, first_group)
         return [graded[n : n + spec.samples] for n in range(0, len(graded), spec.samples)]
 
     def _stream(self, step: int) -> Iterator[int]:
         """Positions from here on. Prompts without a grader are passed over until a scorer is asked about them.
 
-        R1 takes them in with the preferences, in the last part of its last stage (arXiv 2501.12948v2, section 3.2);
+        R1 takes them in with the preferences, in the last part of its last stage (arXiv 2501.12948v2);
         before, tags and language would be all that their answers are paid for.
         """
         scored = bool(self.spec.rewards.preferences(step - 1))
