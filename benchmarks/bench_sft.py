@@ -1,9 +1,9 @@
-"""Tokens a second of `distill train` against transformers and torch, on the same batches.
+"""Tokens a second of `distill train`, packed and padded, against transformers and torch, on the same samples.
 
-Full fine-tuning in fp32 of the same tiny model, AdamW, gradient clipping, loss on completions, on the same
-padded batches. Each side runs in a process of its own with all cores, in turn, `rounds` times; a side's figure
-is the median over rounds of the median step, the first five steps left out (they compile, or warm up). Tokens
-are those of the padded shape: both sides compute them all.
+Full fine-tuning in fp32 of the same tiny model, AdamW, gradient clipping, loss on completions; the samples of a
+step are the same on all sides, and torch has them padded to the longest of the set. Each side runs in a process of
+its own with all cores, in turn, `rounds` times; a side's figure is the median over rounds of the median step, the
+first five steps left out (they compile, or warm up). Tokens are those that are no padding.
 
     python benchmarks/bench_sft.py [--student tiny-student] [--json FILE]
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_UP = 5
+SIDES = ("torch", "padded", "packed")
 RATE = 1e-3
 
 
@@ -49,9 +50,9 @@ def write_data(path: Path, samples: int) -> None:
             out.write(json.dumps(row) + "\n")
 
 
-def our_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
+def our_steps(arguments: argparse.Namespace, data: Path, *, packing: bool) -> dict[str, Any]:
     """Seconds of each step of `distill.sft.train`, input pipeline and metrics included."""
-    from distill.sft import TrainConfig, train
+    from distill.sft import Layout, TrainConfig, train
 
     marks: list[float] = []
     with tempfile.TemporaryDirectory() as out:
@@ -61,6 +62,7 @@ def our_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
             max_length=arguments.max_length,
             learning_rate=RATE,
             checkpoint_every=10**6,
+            layout=Layout(rows=arguments.rows, packing=packing),
         )
         train(config, data, arguments.student, Path(out) / "out", lambda _: marks.append(time.perf_counter()))
     return {"seconds": [b - a for a, b in itertools.pairwise(marks)]}
@@ -78,10 +80,9 @@ def torch_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95))
     seconds = []
-    for batch in batches(arguments, data):
-        tokens = torch.from_numpy(batch["tokens"]).long()
-        present = torch.from_numpy(batch["present"]).long()
-        labels = tokens.masked_fill(torch.from_numpy(batch["weights"]) == 0, -100)
+    for tokens, present, trained in padded_steps(arguments, data):
+        tokens, present = torch.from_numpy(tokens).long(), torch.from_numpy(present).long()
+        labels = tokens.masked_fill(~torch.from_numpy(trained), -100)
         start = time.perf_counter()
         loss = model(input_ids=tokens, attention_mask=present, labels=labels).loss
         optimizer.zero_grad()
@@ -93,8 +94,11 @@ def torch_steps(arguments: argparse.Namespace, data: Path) -> dict[str, Any]:
     return {"seconds": seconds, "threads": torch.get_num_threads()}
 
 
-def batches(arguments: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
-    from distill.batches import Order, batch_length, make_batch
+def padded_steps(arguments: argparse.Namespace, data: Path) -> list[tuple[Any, Any, Any]]:
+    """Of every step: ids, which of them are no padding, and which are trained on; (samples, length)."""
+    import numpy as np
+
+    from distill.batches import Order, row_length
     from distill.chat import parse_template
     from distill.data import load_dataset
     from distill.gemma.folder import resolve_model
@@ -102,24 +106,27 @@ def batches(arguments: argparse.Namespace, data: Path) -> list[dict[str, Any]]:
 
     tokenizer = Tokenizer.load(resolve_model(arguments.student))
     dataset = load_dataset(str(data), parse_template("gemma:r1"), tokenizer, arguments.max_length)
-    length = batch_length(dataset.longest, arguments.max_length)
     order = Order(len(dataset.train), 0)
-    rows = arguments.batch_size
-    return [
-        make_batch(
-            [dataset.train[order[step * rows + i]] for i in range(rows)], rows, length, tokenizer.pad_id
-        )
-        for step in range(arguments.steps)
-    ]
+    shape = (arguments.batch_size, row_length(dataset.longest, arguments.max_length))
+    steps = []
+    for step in range(arguments.steps):
+        ids = np.full(shape, tokenizer.pad_id, np.int32)
+        present, trained = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+        for row in range(shape[0]):
+            example = dataset.train[order[step * shape[0] + row]]
+            n = len(example.ids)
+            ids[row, :n], present[row, :n], trained[row, :n] = example.ids, True, example.mask
+        steps.append((ids, present, trained))
+    return steps
 
 
 def one_side(arguments: argparse.Namespace, side: str, data: Path) -> float:
     """Tokens a second of one side in a fresh process."""
     command = [sys.executable, __file__, "--side", side, "--data", str(data)]
-    for name in ("student", "batch_size", "max_length", "steps"):
+    for name in ("student", "batch_size", "rows", "max_length", "steps"):
         command += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-    return float(result["tokens"] / statistics.median(result["seconds"][WARM_UP:]))
+    return float(statistics.median(result["rates"][WARM_UP:]))
 
 
 def main() -> None:
@@ -128,42 +135,47 @@ def main() -> None:
     )
     parser.add_argument("--student", default="tiny-student")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=Path("runs/bench/sft.json"))
-    parser.add_argument("--side", choices=["distill train", "torch"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        steps = our_steps if arguments.side == "distill train" else torch_steps
-        result = steps(arguments, arguments.data)
-        shape = batches(arguments, arguments.data)[0]["tokens"].shape
-        print(json.dumps({**result, "tokens": shape[0] * shape[1], "shape": shape}))
+        if arguments.side == "torch":
+            result = torch_steps(arguments, arguments.data)
+        else:
+            result = our_steps(arguments, arguments.data, packing=arguments.side == "packed")
+        # Our clock is read behind every step, so the first step has no beginning.
+        tokens = [int(present.sum()) for _, present, _ in padded_steps(arguments, arguments.data)]
+        tokens = tokens[-len(result["seconds"]) :]
+        print(json.dumps({"rates": [n / s for n, s in zip(tokens, result["seconds"], strict=True)]}))
         return
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.jsonl"
         write_data(data, arguments.batch_size * 20)
-        rates: dict[str, list[float]] = {"torch": [], "distill train": []}
+        rates: dict[str, list[float]] = {side: [] for side in SIDES}
         for _ in range(arguments.rounds):
             for side in rates:
                 rates[side].append(one_side(arguments, side, data))
     medians = {side: statistics.median(values) for side, values in rates.items()}
-    ratio = medians["distill train"] / medians["torch"]
+    ratios = {side: value / medians["torch"] for side, value in medians.items()}
     settings = {k: v for k, v in vars(arguments).items() if k not in ("json", "side", "data")}
     result = {
         "benchmark": "sft",
         "settings": settings,
         "cpus": os.cpu_count(),
         "rates": rates,
-        "ratio": ratio,
+        "ratios": ratios,
     }
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{'':<16}{'tokens/s':>10}   (median of {arguments.rounds} rounds)")
+    print(f"{'':<16}{'tokens/s':>10}{'of torch':>10}   (median of {arguments.rounds} rounds)")
     for side, value in medians.items():
-        print(f"{side:<16}{value:>10,.0f}")
-    print(f"distill train / torch = {ratio:.2f}   -> {arguments.json}")
+        print(f"{side:<16}{value:>10,.0f}{ratios[side]:>10.2f}")
+    print(f"-> {arguments.json}")
 
 
 if __name__ == "__main__":

@@ -28,9 +28,11 @@ def cli(debug: bool) -> None:
 @click.option("--template", default="gemma:r1", help="TURNS:STYLE, e.g. plain:r1-zero.")
 @click.option("--max-steps", type=int, help="Optimiser steps; or give --epochs.")
 @click.option("--epochs", type=float, help="Passes over the data, fractions allowed; or give --max-steps.")
-@click.option("--batch-size", default=32, help="Rows of one micro-batch.")
-@click.option("--grad-accum", "gradient_accumulation", default=1, help="Micro-batches in a step.")
+@click.option("--batch-size", default=32, help="Samples of an optimiser step.")
 @click.option("--max-length", default=1024, help="Tokens; longer samples are left out and counted.")
+@click.option("--rows", default=8, help="Rows computed at a time; fewer take less memory.")
+@click.option("--row-length", type=int, help="Tokens of a row; the longest sample's where left out.")
+@click.option("--packing/--no-packing", default=True, help="Several samples in a row, each as if alone.")
 @click.option("--learning-rate", default=1e-4, help="Peak; a cosine falls to a tenth of it.")
 @click.option("--warmup-steps", default=0, help="Steps in which the learning rate rises.")
 @click.option("--weight-decay", default=0.0, help="AdamW's; norm scales do not decay.")
@@ -43,16 +45,25 @@ def cli(debug: bool) -> None:
 @click.option("--dtype", default="float32", type=click.Choice(["float32", "bfloat16"]))
 @click.option("--job", default="sft", help="Name of the job in the metrics.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def train(data: str, student: str, out: Path, as_json: bool, **settings: Any) -> None:
+def train(
+    data: str,
+    student: str,
+    out: Path,
+    as_json: bool,
+    rows: int,
+    row_length: int | None,
+    packing: bool,
+    **settings: Any,
+) -> None:
     """Fine-tune a student on DATA: a run's RUN/mix/NAME, a Parquet or JSONL folder or file, or a Hub id.
 
     The finished model is OUT/model. A run that was stopped goes on when the same command is given again.
     """
     from distill.progress import TrainingDisplay
-    from distill.sft import TrainConfig
+    from distill.sft import Layout, TrainConfig
     from distill.sft import train as run
 
-    config = TrainConfig(**settings)
+    config = TrainConfig(**settings, layout=Layout(rows=rows, row_length=row_length, packing=packing))
     with TrainingDisplay() as display:
         result = run(config, data, student, out, on_progress=display.update, on_message=display.say)
     if as_json:

@@ -1,117 +1,98 @@
-"""The loss of supervised fine-tuning: mean negative log-likelihood of the tokens that are trained on."""
+"""The loss of supervised fine-tuning on packed rows: mean negative log-likelihood of the tokens that are trained on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from distill.gemma.forward import Remat, hidden_states, target_logprobs
+from distill.updates import accumulate, computing, micro_of
 
 if TYPE_CHECKING:
     from tunix.models.gemma3.model import Gemma3
 
-_TINY = 1e-8
 
+class SftMicro(NamedTuple):
+    """Packed rows of one micro-batch, or with an axis in front of many; see `distill.packing.Rows`.
 
-def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """What the loss takes, from a batch as `distill.batches` makes it.
-
-    Positions and attention come from the padding, never from what is trained on: a completion sees its whole
-    prompt. Padding stands at the end, so causal order alone would hide it from real tokens; it is masked all
-    the same.
+    `weight` belongs to the target that is predicted in the cell; it is 0 for prompts and padding.
     """
-    present: Bool[Array, "B L"] = batch["present"]
-    length = present.shape[1]
-    positions = jnp.maximum(jnp.cumsum(present, axis=1) - 1, 0)
-    causal = jnp.tril(jnp.ones((length, length), jnp.bool_))
-    return {
-        "tokens": batch["tokens"],
-        "positions": positions,
-        "attention_mask": causal[None] & present[:, None, :],
-        "weights": batch["weights"],
-    }
+
+    tokens: Int[Array, "R L"]
+    targets: Int[Array, "R L"]
+    positions: Int[Array, "R L"]
+    group: Int[Array, "R L"]
+    branch: Int[Array, "R L"]
+    weight: Float[Array, "R L"]
 
 
-def completion_loss(
-    model: Gemma3,
-    tokens: Int[Array, "B L"],
-    positions: Int[Array, "B L"],
-    attention_mask: Bool[Array, "B L L"],
-    weights: Float[Array, "B L"],
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Token-mean over the batch: sum(weight · nll) / sum(weight), in float32.
+@dataclass(frozen=True, slots=True)
+class PassConfig:
+    """What is held at a time in a pass, see `distill.gemma.forward`; only `compute`, its dtype, changes its rounding.
 
-    `weights[b, t]` belongs to `tokens[b, t]` as a target; it is 0 for prompts and padding.
-
-    Returns:
-        (loss, {"nll": weighted sum in nats, "weight": sum of weights}).
+    Attributes:
+        compute: None for the weights' own dtype; gradients come in the weights' own in any case.
     """
-    logits, _ = model(tokens, positions, None, attention_mask)
-    scores: Float[Array, "B L-1 V"] = logits[:, :-1].astype(jnp.float32)
-    targets, kept = tokens[:, 1:], weights[:, 1:]
-    chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
-    nll = jax.nn.logsumexp(scores, axis=-1) - chosen
-    total, weight = jnp.sum(nll * kept), jnp.sum(kept)
-    return total / jnp.maximum(weight, _TINY), {"nll": total, "weight": weight}
+
+    compute: str | None = None
+    remat: Remat = "none"
+    logit_chunk: int | None = None
+    attention_chunk: int | None = None
 
 
-def long_inputs(batch: dict[str, Any]) -> dict[str, Any]:
-    """What `long_completion_loss` takes: as `model_inputs`, without a mask of L × L."""
-    present: Bool[Array, "B L"] = batch["present"]
-    positions = jnp.maximum(jnp.cumsum(present, axis=1) - 1, 0)
-    return {
-        "tokens": batch["tokens"],
-        "positions": positions,
-        "present": present,
-        "weights": batch["weights"],
-    }
-
-
-def long_loss(**settings: Any) -> Callable[..., Any]:
-    """`long_completion_loss` with its settings: positional arguments alone, as `nnx.value_and_grad` wants them."""
-
-    def loss(model: Gemma3, tokens: Any, positions: Any, present: Any, weights: Any) -> Any:
-        return long_completion_loss(model, tokens, positions, present, weights, **settings)
-
-    return loss
-
-
-def long_completion_loss(
-    model: Gemma3,
-    tokens: Int[Array, "B L"],
-    positions: Int[Array, "B L"],
-    present: Bool[Array, "B L"],
-    weights: Float[Array, "B L"],
-    *,
-    compute: str | None,
-    remat: Remat,
-    logit_chunk: int | None,
-    attention_chunk: int | None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """`completion_loss` for rows whose logits, scores or activations do not fit: see `distill.gemma.forward`.
-
-    Args:
-        compute: dtype of the pass, None for that of the weights; gradients come in the weights' own.
-    """
-    if compute is not None:
-        graph, state = nnx.split(model)
-        model = nnx.merge(graph, jax.tree.map(lambda x: x.astype(compute), state))
-    group = present.astype(jnp.int32)
+def weighted_nll(model: Gemma3, micro: SftMicro, config: PassConfig) -> Float[Array, ""]:
+    """sum(weight · -log p(target)) in nats, in float32. Where weights add up to 1 it is a mean over tokens."""
     hidden = hidden_states(
         model,
-        tokens,
-        positions,
-        group,
-        jnp.zeros_like(group),
-        remat=remat,
-        attention_chunk=attention_chunk,
+        micro.tokens,
+        micro.positions,
+        micro.group,
+        micro.branch,
+        remat=config.remat,
+        attention_chunk=config.attention_chunk,
     )
-    targets, kept = jnp.roll(tokens, -1, axis=1), jnp.roll(weights, -1, axis=1).at[:, -1].set(0.0)
-    logp, _ = target_logprobs(model, hidden, targets, logit_chunk=logit_chunk)
-    total, weight = -jnp.sum(logp * kept), jnp.sum(kept)
-    return total / jnp.maximum(weight, _TINY), {"nll": total, "weight": weight}
+    logp, _ = target_logprobs(model, hidden, micro.targets, logit_chunk=config.logit_chunk)
+    return -jnp.sum(logp * micro.weight)
+
+
+def train_step(
+    model: Any, optimizer: Any, inputs: Mapping[str, Any], *, config: PassConfig, wrt: Any = nnx.Param
+) -> tuple[Any, Any, Any]:
+    """One optimiser step.
+
+    Args:
+        inputs: "micros", an `SftMicro` of shape (M, R, L) whose weights add up to 1; "used", how many of the M hold
+            samples.
+
+    Returns:
+        the loss in nats a token, {"nll": the same}, and the gradient's norm.
+    """
+    graph, params, rest = nnx.split(model, wrt, ...)
+
+    def loss(params: Any, micro: SftMicro) -> tuple[Any, Any]:
+        nll = weighted_nll(nnx.merge(graph, computing(params, config.compute), rest), micro, config)
+        return nll, {"nll": nll}
+
+    gradient, sums = accumulate(loss, params, inputs["micros"], inputs["used"], ("nll",))
+    norm = optax.global_norm(gradient)
+    optimizer.update(model, gradient)
+    return sums["nll"], sums, norm
+
+
+def evaluation_step(model: Any, inputs: Mapping[str, Any], *, config: PassConfig) -> tuple[Any, Any]:
+    """The weighted sum of negative log-likelihoods over the micro-batches of `train_step`'s inputs, and none else."""
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    whole = nnx.merge(graph, computing(params, config.compute), rest)
+
+    def add(i: Any, total: Any) -> Any:
+        return total + weighted_nll(whole, micro_of(inputs["micros"], i), config)
+
+    nll = jax.lax.fori_loop(0, inputs["used"], add, jnp.float32(0))
+    return nll, {"nll": nll}

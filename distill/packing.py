@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 _OPEN_ROWS = 64
+Ids = Sequence[int] | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class Piece:
         samples: the caller's number of each completion.
     """
 
-    prompt: Sequence[int]
-    completions: Sequence[Sequence[int]]
+    prompt: Ids
+    completions: Sequence[Ids]
     samples: Sequence[int]
 
     @property
@@ -70,7 +71,7 @@ class Rows:
         """Float32, 1 on completion targets (the stop token too)."""
         return (self.sample >= 0).astype(np.float32)
 
-    def spread(self, values: Sequence[Sequence[float]]) -> np.ndarray[Any, Any]:
+    def spread(self, values: Sequence[Sequence[float] | np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """Values of every completion's tokens, by sample number, put into their cells; 0 elsewhere. Float32."""
         starts = np.cumsum([0, *map(len, values)])
         flat = np.concatenate([*(np.asarray(v, np.float32) for v in values), np.zeros(1, np.float32)])
@@ -136,6 +137,11 @@ def pack(pieces: Sequence[Piece], row: int, rng: np.random.Generator | None = No
     bins = _best_fit(pieces, row) if rng is None else _first_fit(pieces, row, rng)
     order = np.arange(len(bins)) if rng is None else rng.permutation(len(bins))
     return _fill([[pieces[n] for n in chosen] for chosen in bins], row, order)
+
+
+def alone(pieces: Sequence[Piece], row: int) -> Rows:
+    """Every piece in a row of its own, in order: what packing is compared with."""
+    return _fill([[piece] for piece in pieces], row, np.arange(len(pieces)))
 
 
 def _first_fit(pieces: Sequence[Piece], row: int, rng: np.random.Generator) -> list[list[int]]:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,19 +26,32 @@ from filters.errors import UserError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where a training lies, and what it holds at a time. Beside `compute` it decides about rounding alone.
+    """Where a training lies, and what it holds at a time. It decides about rounding alone.
 
     Attributes:
+        rows: rows of a micro-batch, rounded up to a multiple of `fsdp`; a step has as many micro-batches as its
+            samples fill.
+        row_length: tokens of a row; None: the longest sample's, rounded up to 16.
+        packing: several samples in a row, each as if it stood alone; False: one in each, and padding.
         fsdp, tp: devices among which parameters and rows, and matrix products, are divided.
         compute: dtype of the forward and backward pass; None: that of the weights.
         remat, attention_chunk: see `distill.gemma.forward.hidden_states`.
     """
 
+    rows: int = 8
+    row_length: int | None = None
+    packing: bool = True
     fsdp: int = 1
     tp: int = 1
     compute: str | None = None
     remat: Literal["none", "layer"] = "none"
     attention_chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "row_length", "fsdp", "tp", "attention_chunk"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} must be above 0, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +62,7 @@ class TrainConfig:
         job: name of the job in the metrics.
         template: how conversations are laid out, see `distill.chat.parse_template`.
         max_steps, epochs: one of the two; steps are optimiser steps, an epoch may be a fraction.
-        batch_size: rows of one micro-batch.
-        gradient_accumulation: micro-batches in an optimiser step.
+        batch_size: samples of an optimiser step.
         max_length: in tokens; longer samples are left out and counted.
         learning_rate: the peak, reached after `warmup_steps`; a cosine falls to a tenth of it.
         weight_decay, b1, b2: AdamW's. Norm scales do not decay.
@@ -60,7 +72,7 @@ class TrainConfig:
             those two.
         checkpoint_every, keep: a checkpoint every so many steps, the latest `keep` stay.
         dtype: "float32" or "bfloat16", of weights and optimiser.
-        layout: devices and memory; None: one device, everything at once.
+        layout: devices and memory.
     """
 
     job: str = "sft"
@@ -68,7 +80,6 @@ class TrainConfig:
     max_steps: int | None = None
     epochs: float | None = None
     batch_size: int = 32
-    gradient_accumulation: int = 1
     max_length: int = 1024
     learning_rate: float = 1e-4
     warmup_steps: int = 0
@@ -81,13 +92,13 @@ class TrainConfig:
     checkpoint_every: int = 100
     keep: int = 2
     dtype: str = "float32"
-    layout: Layout | None = None
+    layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
         parse_template(self.template)
         if (self.max_steps is None) == (self.epochs is None):
             raise UserError("give max_steps or epochs, one of the two")
-        positive = ("max_steps", "epochs", "batch_size", "gradient_accumulation", "learning_rate", "clip")
+        positive = ("max_steps", "epochs", "batch_size", "learning_rate", "clip")
         for name in (*positive, "checkpoint_every", "keep"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -100,6 +111,10 @@ class TrainConfig:
                 raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.max_length < 8:
             raise UserError(f"max_length must be at least 8 tokens, got {self.max_length}")
+        if self.layout.row_length is not None and self.layout.row_length < self.max_length:
+            raise UserError(
+                f"row_length {self.layout.row_length} must hold a sample of max_length {self.max_length}"
+            )
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
 
@@ -112,7 +127,7 @@ class TrainConfig:
         if self.max_steps is not None:
             steps = self.max_steps
         else:
-            steps = math.ceil((self.epochs or 0) * samples / (self.batch_size * self.gradient_accumulation))
+            steps = math.ceil((self.epochs or 0) * samples / self.batch_size)
         if self.warmup_steps >= steps and self.warmup_steps:
             raise UserError(
                 f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run"
@@ -240,7 +255,7 @@ class _Job:
         on_progress: Callable[[Progress], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        from distill.batches import EvalBatches, TrainStream, batch_length
+        from distill.batches import EvalBatches, RowShape, TrainStream, row_length
         from distill.trainer import cosine_schedule
 
         self.config, self.folder, self.out, self.say = config, folder, out, say
@@ -252,34 +267,38 @@ class _Job:
             config.learning_rate, steps=self.steps, warmup=config.warmup_steps, final_fraction=0.1
         )
         self.stopped_by: signal.Signals | None = None
-        shape = {
-            "rows": config.batch_size,
-            "length": batch_length(dataset.longest, config.max_length),
-            "pad_id": tokenizer.pad_id,
-        }
+        layout = config.layout
+        self.shape = RowShape(
+            config.batch_size,
+            rows=-(-layout.rows // layout.fsdp) * layout.fsdp,
+            length=layout.row_length or row_length(dataset.longest, config.max_length),
+            packed=layout.packing,
+        )
         self.stream = TrainStream(
             dataset.train,
-            **shape,
-            accumulation=config.gradient_accumulation,
+            self.shape,
             steps=self.steps,
             seed=config.seed,
             stop=lambda: self.stopped_by is not None,
         )
-        self.evaluation = EvalBatches(dataset.validation, **shape) if dataset.validation else None
+        self.evaluation = EvalBatches(dataset.validation, self.shape) if dataset.validation else None
         self.last_step = 0
         self.clock: deque[tuple[float, int]] = deque(maxlen=21)
 
     def run(self) -> TrainResult:
         from distill.gemma.checkpoint import save_model
 
-        config = self.config
+        samples, full = self.stream.fullness()
+        self.say(
+            f"{samples:.1f} samples in a row of {self.shape.length} tokens, {full:.0%} of the cells in use"
+        )
         with stop_signals(self._stop):
             trainer = self._trainer()
             restored = int(trainer.train_steps)
             if restored:
                 self.say(f"going on at step {restored} of {self.steps}")
             self.journal.open(restored)
-            self.stream.skip = restored * config.gradient_accumulation
+            self.stream.skip = restored
             self.last_step = restored
             try:
                 done = trainer.run(self.stream, self.evaluation)
@@ -309,52 +328,35 @@ class _Job:
 
     def _trainer(self) -> Any:
         from distill.gemma.checkpoint import load_model
+        from distill.gemma.forward import logit_chunk
+        from distill.gemma.mesh import make_mesh
+        from distill.loss import PassConfig
         from distill.trainer import SftTrainer, adamw
 
-        config = self.config
+        config, layout = self.config, self.config.layout
+        mesh = make_mesh(layout.fsdp, layout.tp)
         optimizer = adamw(
             self.schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip=config.clip
         )
-        layout, more = config.layout, dict[str, Any]()
-        if layout is not None:
-            more = self._laid_out(layout)
         return SftTrainer(
-            load_model(self.folder, dtype=config.dtype, mesh=more.get("mesh")),
+            load_model(self.folder, dtype=config.dtype, mesh=mesh),
             optimizer,
-            accumulation=config.gradient_accumulation,
+            shape=self.shape,
             checkpoints=self.out / log.CHECKPOINTS,
             checkpoint_every=config.checkpoint_every,
             evaluate_every=config.eval_every,
             keep=config.keep,
             observer=self,
-            **more,
-        )
-
-    def _laid_out(self, layout: Layout) -> dict[str, Any]:
-        """Mesh, loss and inputs of the trainer for a layout.
-
-        Raises:
-            UserError: fewer devices than the mesh wants, or rows that they cannot share.
-        """
-        from distill.gemma.forward import logit_chunk
-        from distill.gemma.mesh import make_mesh
-        from distill.loss import long_inputs, long_loss
-
-        if self.config.batch_size % layout.fsdp:
-            raise UserError(f"batch_size {self.config.batch_size} cannot be divided among fsdp {layout.fsdp}")
-        loss = long_loss(
-            compute=layout.compute,
-            remat=layout.remat,
-            logit_chunk=logit_chunk(
-                self.config.batch_size,
-                self.config.max_length,
-                self.folder.config.vocab_size,
-                layout.fsdp,
-                layout.tp,
+            mesh=mesh,
+            config=PassConfig(
+                compute=layout.compute,
+                remat=layout.remat,
+                logit_chunk=logit_chunk(
+                    self.shape.rows, self.shape.length, self.folder.config.vocab_size, layout.fsdp, layout.tp
+                ),
+                attention_chunk=layout.attention_chunk,
             ),
-            attention_chunk=layout.attention_chunk,
         )
-        return {"mesh": make_mesh(layout.fsdp, layout.tp), "loss": loss, "inputs": long_inputs}
 
     def _stop(self, number: signal.Signals) -> None:
         self.stopped_by = number
@@ -427,7 +429,7 @@ def _deciding(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide about the losses: of the layout the dtype alone, where it names one."""
     settings = dataclasses.asdict(config)
     layout = settings.pop("layout")
-    return settings | ({"compute": layout["compute"]} if layout and layout["compute"] else {})
+    return settings | ({"compute": layout["compute"]} if layout["compute"] else {})
 
 
 def _manifest(config: TrainConfig, dataset: Dataset, folder: ModelFolder, student: str) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 What differs from Tunix's own: a step's numbers are written before its checkpoint (Tunix writes them a step
 later, so a kill in between loses them); no metrics logger, because closing Tunix's clears every
-`jax.monitoring` listener of the process; the validation loss is a mean over tokens, not over batches; and no
-evaluation is repeated when a run goes on.
+`jax.monitoring` listener of the process; a step is one mean over its tokens, however many micro-batches of
+packed rows they fill, and so is the validation loss; and no evaluation is repeated when a run goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,9 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
+from flax import nnx
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
-from distill.loss import completion_loss, model_inputs
+from distill.batches import Batch, RowShape
+from distill.loss import PassConfig, SftMicro, evaluation_step, train_step
+from distill.updates import stacked
+
+_TINY = 1e-8
 
 
 class Observer(Protocol):
@@ -49,12 +55,12 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
     Args:
         model: a Tunix Gemma 3.
         optimizer: the optax chain of one optimiser step.
-        accumulation: micro-batches in a step; their gradients are averaged.
+        shape: the compiled shape of a step.
         checkpoints: folder of this job alone. A checkpoint that is there is restored at once.
         checkpoint_every: in optimiser steps; the last step is saved in any case.
         keep: checkpoints that stay.
         mesh: axes "fsdp" and "tp", on which the model lies; None for one device.
-        loss, inputs: the loss, and what it takes from a batch.
+        config: what a pass holds at a time.
     """
 
     def __init__(
@@ -62,39 +68,37 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         model: Any,
         optimizer: optax.GradientTransformation,
         *,
-        accumulation: int,
+        shape: RowShape,
         checkpoints: Path,
         checkpoint_every: int,
         evaluate_every: int,
         keep: int,
         observer: Observer,
         mesh: Any = None,
-        loss: Callable[..., Any] = completion_loss,
-        inputs: Callable[..., Any] = model_inputs,
+        config: PassConfig | None = None,
     ) -> None:
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
             save_decision_policy=managers.FixedIntervalPolicy(checkpoint_every),
             preservation_policy=managers.LatestN(keep),
         )
-        config = TrainingConfig(
+        settings = TrainingConfig(
             eval_every_n_steps=max(1, evaluate_every),
-            gradient_accumulation_steps=accumulation if accumulation > 1 else None,
             checkpoint_root_directory=str(checkpoints.resolve()),
             checkpointing_options=options,
+            data_sharding_axis=(None, "fsdp"),
         )
         self._mesh = contextlib.nullcontext() if mesh is None else mesh
         with self._mesh:
-            super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
-        self.with_gen_model_input_fn(inputs)
-        self.with_loss_fn(loss, has_aux=True)
+            super().__init__(model, optimizer, settings, metrics_logger=SilentLogger())
+        self._shape, self._pass = shape, config or PassConfig()
         self._observer = observer
         self._checkpoint_every = checkpoint_every
         self._buffered_train_metrics: Any = None
         self._pending: list[Any] = []
-        self._evaluation: Iterable[Any] | None = None
+        self._evaluation: Iterable[Batch] | None = None
 
-    def run(self, batches: Iterable[Any], evaluation: Iterable[Any] | None) -> int:
+    def run(self, batches: Iterable[Batch | None], evaluation: Iterable[Batch] | None) -> int:
         """Train until the batches end; returns the number of optimiser steps the model has behind it."""
         self._evaluation = evaluation
         try:
@@ -112,6 +116,25 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             _, evaluate = self.jit_train_and_eval_step()
             self._run_eval(self._evaluation, evaluate)
         super().close()
+
+    # ------------------------------------------------------------------- what the compiled steps take and do
+
+    def _prepare_inputs(self, input_data: Batch) -> dict[str, Any]:
+        return self._inputs(input_data, input_data.weights / np.float32(max(input_data.total, _TINY)))
+
+    def _inputs(self, batch: Batch, weights: np.ndarray[Any, Any]) -> dict[str, Any]:
+        rows = batch.rows
+        columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, weights)
+        stack, used = stacked(columns, self._shape.rows, self._shape.micros)
+        return {"micros": SftMicro(*stack), "used": np.int32(used)}
+
+    def create_train_step_fn(self) -> Any:
+        self._has_aux = True
+        trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
+        return partial(train_step, config=self._pass, wrt=trained)
+
+    def create_eval_step_fn(self) -> Any:
+        return partial(evaluation_step, config=self._pass)
 
     def _write_train_metrics(self) -> None:
         """Report finished steps. The newest waits for the next, so that reading it does not stall the device,
@@ -134,9 +157,9 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             return
         total, weight = 0.0, 0.0
         for batch in eval_ds:
-            _, sums = eval_step_fn(batch)
-            total += float(sums["nll"])
-            weight += float(sums["weight"])
+            nll, _ = eval_step_fn(self._inputs(batch, batch.weights))
+            total += float(nll)
+            weight += batch.total
         self._observer.on_evaluation(self._train_steps, total / weight)
 
 

@@ -50,28 +50,27 @@ def generation_hours(spec: Generate, recipe: Recipe, samples: int | None) -> flo
 def training_bytes(student: Student, base: str, mesh: Mesh | None) -> int:
     """Weights before and after a step, gradients, two moments, and what backpropagation keeps.
 
-    On a mesh it is compiled, as an update of reinforcement with the same rows: the passes are the same, and the
-    terms of that loss are small beside them. With accumulation a sum of gradients comes on top.
+    On a mesh it is compiled, as an update of reinforcement with the same rows: both add up gradients over
+    micro-batches, the passes are the same, and the terms of that loss are small beside them.
     """
     shape = model_shape(base)
-    if mesh is None:
-        return 4 * 4 * shape.parameters + _activations(student, shape)
+    if mesh is None:  # beside the gradients of a micro-batch there is their sum
+        return 4 * 5 * shape.parameters + _activations(student, shape)
     found = memory_of(_as_update(student, mesh), shape)
-    sums = found.weights if student.gradient_accumulation > 1 else 0
-    return found.weights + found.optimiser + found.update + sums
+    return found.weights + found.optimiser + found.update
 
 
 def _as_update(student: Student, mesh: Mesh) -> Rl:
     """The stage of reinforcement whose update has the shape of a fine-tuning step."""
-    rows, prompt = student.batch_size, 8
+    prompt = 8
     return Rl(
         steps=1,
         prompts=1,
-        samples=max(2, rows),
+        samples=max(2, student.batch_size),
         prompt_length=prompt,
         max_new_tokens=max(1, student.max_length - prompt),
-        row_length=max(16, student.max_length),
-        rows=rows,
+        row_length=max(16, student.row_length or student.max_length),
+        rows=student.rows,
         rollout_batch=mesh.fsdp,
         kl=0.0,
         compute=student.compute,
@@ -84,9 +83,10 @@ def _as_update(student: Student, mesh: Mesh) -> Rl:
 def _activations(student: Student, shape: ModelShape) -> int:
     """About 12 activations of the width and 3 of the MLP's in a layer, the scores, the logits and their gradient."""
     config = shape.config
-    tokens = student.batch_size * student.max_length
+    length = student.row_length or student.max_length
+    tokens = student.rows * length
     layer = 12 * config.hidden_size + 3 * config.intermediate_size
-    layer += config.num_attention_heads * student.max_length
+    layer += config.num_attention_heads * length
     return 4 * tokens * (2 * config.vocab_size + config.num_hidden_layers * layer)
 
 
@@ -128,9 +128,8 @@ def scorer_bytes(stage: RlStage, recipe: Recipe) -> tuple[int, int]:
 
 def training_tokens(student: Student, recipe: Recipe, training: int | None) -> float | None:
     """Tokens of a fine-tuning, at most: every sample at `max_length`, a mix as large as its thresholds allow."""
-    rows = student.batch_size * student.gradient_accumulation
     if student.max_steps is not None:
-        return float(student.max_steps * rows * student.max_length)
+        return float(student.max_steps * student.batch_size * student.max_length)
     size = mix_size(recipe, student.mix, training)
     return None if size is None else (student.epochs or 0.0) * size * student.max_length
 

@@ -194,8 +194,12 @@ class Student(Held):
     template: str = "gemma:r1"
     max_steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1, description="samples of an optimiser step")
+    rows: int = Field(8, ge=1, description="packed rows of a micro-batch, over all devices")
+    row_length: int | None = Field(
+        None, ge=8, description="tokens of a row; null: those of the longest sample"
+    )
+    packing: bool = Field(True, description="several samples in a row; false: one in each")
     max_length: int = Field(256, ge=8)
     learning_rate: float = Field(1e-3, gt=0.0)
     warmup_steps: int = Field(0, ge=0)
@@ -211,6 +215,10 @@ class Student(Held):
     def _one_length(self) -> Student:
         if (self.max_steps is None) == (self.epochs is None):
             raise ValueError("give max_steps or epochs, one of the two")
+        if self.row_length is not None and self.row_length < self.max_length:
+            raise ValueError(
+                f"row_length ({self.row_length}) must hold a sample of max_length ({self.max_length})"
+            )
         if self.max_steps is not None and self.warmup_steps >= self.max_steps:
             raise ValueError(
                 f"warmup_steps ({self.warmup_steps}) must be less than max_steps ({self.max_steps})"

@@ -36,19 +36,22 @@ def fine_tune(
 
     name = model.partition(":")[2]
     base = str(trained_folder(run, spec.base) / "model") if trained_stage(spec.base) else spec.base
-    devices = {} if mesh is None else {"fsdp": mesh.fsdp, "tp": mesh.tp}
-    layout: Layout | None = Layout(
-        **devices, compute=spec.compute, remat=spec.remat, attention_chunk=spec.attention_chunk
+    layout = Layout(
+        rows=spec.rows,
+        row_length=spec.row_length,
+        packing=spec.packing,
+        fsdp=mesh.fsdp if mesh else 1,
+        tp=mesh.tp if mesh else 1,
+        compute=spec.compute,
+        remat=spec.remat,
+        attention_chunk=spec.attention_chunk,
     )
-    if layout == Layout():  # nothing asked for: the plain loss on one device
-        layout = None
     config = TrainConfig(
         job=name,
         template=spec.template,
         max_steps=spec.max_steps,
         epochs=spec.epochs,
         batch_size=spec.batch_size,
-        gradient_accumulation=spec.gradient_accumulation,
         max_length=spec.max_length,
         learning_rate=spec.learning_rate,
         warmup_steps=spec.warmup_steps,

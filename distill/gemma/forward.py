@@ -3,8 +3,8 @@
 Tunix's own pass holds three things that grow with the product of two large numbers: the logits (cells × 262,144),
 the attention scores (cells × cells × heads), and every layer's activations. Here the logits are never made (the
 caller gets hidden states), scores are made for `attention_chunk` queries at a time, and `remat` computes a
-layer's activations again in the backward pass (Chen et al. 2016, arXiv 1604.06174). Without these settings it is
-Tunix's pass, operation by operation.
+layer's activations again in the backward pass (Chen et al. 2016, arXiv 1604.06174). Projections, norms and the
+feed-forward part are Tunix's own modules; the attention between projections is ours, with its values.
 
 Shapes: R rows, L cells, C queries of a chunk, N query heads, K key-value heads, H width of a head, D width.
 """
@@ -19,9 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.interpreters import pxla
-from jaxtyping import Array, Bool, Float, Int
-
-from distill.packing import attention_mask
+from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from tunix.models.gemma3.model import Attention, DecoderLayer, Gemma3
@@ -54,14 +52,18 @@ def hidden_states(
         remat: "layer" keeps only each layer's input for the backward pass.
         attention_chunk: queries that attend at a time; None, or a number that is not below L: all of them.
     """
-    chunk = None if attention_chunk is None or attention_chunk >= tokens.shape[1] else attention_chunk
-    mask = attention_mask(group, branch) if chunk is None else None
+    length = tokens.shape[1]
+    chunk = None if attention_chunk is None or attention_chunk >= length else attention_chunk
+    cells = (jnp.broadcast_to(jnp.arange(length), group.shape), group, branch)
+    # Layers with the same window share it: made once, and added, which has nothing to do in the backward pass.
+    windows = {_window(layer.attn, length) for layer in model.layers}
+    whole = {w: _bias(cells, cells, w) for w in windows} if chunk is None else {}
 
     def run(layer: DecoderLayer, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+        window = _window(layer.attn, length)
         if chunk is None:
-            out: Float[Array, "R L D"] = layer(x, positions, None, mask)[1]
-            return out
-        return _long_layer(layer, x, positions, group, branch, chunk)
+            return _layer(layer, x, positions, lambda q, k, v: _read(q, k, v, whole[window]))
+        return _layer(layer, x, positions, lambda q, k, v: _chunked(q, k, v, cells, window, chunk))
 
     x = model.embedder.encode(tokens)
     if remat == "layer":
@@ -133,22 +135,23 @@ def _kept(model: Gemma3, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
     return divided
 
 
-def _long_layer(
-    layer: DecoderLayer, x: Float[Array, "R L D"], positions: Any, group: Any, branch: Any, chunk: int
+Read = Callable[[Any, Any, Any], Any]
+
+
+def _layer(
+    layer: DecoderLayer, x: Float[Array, "R L D"], positions: Int[Array, "R L"], read: Read
 ) -> Float[Array, "R L D"]:
-    """Tunix's `DecoderLayer.block`, with attention over chunks of queries."""
-    attended = layer.post_attention_norm(
-        _long_attention(layer.attn, layer.pre_attention_norm(x), positions, group, branch, chunk)
-    )
+    """Tunix's `DecoderLayer.block`, with attention that reads as it is told."""
+    attended = layer.post_attention_norm(_attention(layer.attn, layer.pre_attention_norm(x), positions, read))
     attended = attended + x
     out: Float[Array, "R L D"] = layer.post_ffw_norm(layer.mlp(layer.pre_ffw_norm(attended))) + attended
     return out
 
 
-def _long_attention(
-    attn: Attention, x: Float[Array, "R L D"], positions: Any, group: Any, branch: Any, chunk: int
+def _attention(
+    attn: Attention, x: Float[Array, "R L D"], positions: Int[Array, "R L"], read: Read
 ) -> Float[Array, "R L D"]:
-    """Tunix's `Attention.block` without its (L, L) scores: chunk after chunk, and again in the backward pass."""
+    """Tunix's `Attention.block`, but for what is between its projections."""
     from tunix.models.gemma3.model import apply_rope
     from tunix.utils.sharding_utils import shard
 
@@ -161,53 +164,61 @@ def _long_attention(
     }
     q = apply_rope(attn._query_norm(q), positions, **rope) * attn.query_pre_attn_scalar
     k = apply_rope(attn._key_norm(k), positions, **rope)
-    length, pad = x.shape[1], -x.shape[1] % chunk
+    out: Float[Array, "R L D"] = shard(attn.attn_vec_einsum(read(q, k, v)), attn.shd_config.act_btd)
+    return out
+
+
+def _chunked(q: Any, k: Any, v: Any, cells: tuple[Any, ...], window: int | None, chunk: int) -> Any:
+    """`_read` for so many queries at a time, and again in the backward pass."""
+    rows, length = q.shape[:2]
+    pad = -length % chunk
 
     def split(array: Any) -> Any:
         """(R, L, ...) -> (chunks, R, C, ...); padded queries belong to no group and are cut off again."""
         padded = jnp.pad(array, ((0, 0), (0, pad)) + ((0, 0),) * (array.ndim - 2))
-        return jnp.moveaxis(padded.reshape(array.shape[0], -1, chunk, *array.shape[2:]), 1, 0)
-
-    cells = jnp.broadcast_to(jnp.arange(length), group.shape)
+        return jnp.moveaxis(padded.reshape(rows, -1, chunk, *array.shape[2:]), 1, 0)
 
     def attend(part: Any) -> Any:
-        queries, at, own_group, own_branch = part
-        visible = _visible((at, own_group, own_branch), (cells, group, branch), _window(attn))
-        return _read(queries, k, v, visible)
+        queries, own = part
+        return _read(queries, k, v, _bias(own, cells, window))
 
-    read = jax.lax.map(jax.checkpoint(attend), (split(q), split(cells), split(group), split(branch)))
-    whole = jnp.moveaxis(read, 0, 1).reshape(x.shape[0], -1, *q.shape[2:])[:, :length]
-    out: Float[Array, "R L D"] = shard(attn.attn_vec_einsum(whole), attn.shd_config.act_btd)
-    return out
+    read = jax.lax.map(jax.checkpoint(attend), (split(q), tuple(split(part) for part in cells)))
+    return jnp.moveaxis(read, 0, 1).reshape(rows, -1, *q.shape[2:])[:, :length]
 
 
-def _window(attn: Attention) -> int | None:
+def _window(attn: Attention, length: int) -> int | None:
+    """Cells that a layer sees back to; None where it is all of a row."""
     from tunix.models.gemma3.model import AttentionType
 
-    return attn.sliding_window_size if attn.attn_type == AttentionType.LOCAL_SLIDING else None
+    local = attn.attn_type == AttentionType.LOCAL_SLIDING and attn.sliding_window_size < length
+    return attn.sliding_window_size if local else None
 
 
-def _visible(query: Any, key: Any, window: int | None) -> Bool[Array, "R C L"]:
-    """`distill.packing.attention_mask` for some of the queries, and the sliding window, which counts cells."""
+def _bias(query: Any, key: Any, window: int | None) -> Float[Array, "R C L"]:
+    """0 where a query may read and a large negative number elsewhere: `distill.packing.attention_mask` for some of
+    the queries, and the sliding window, which counts cells."""
+    from tunix.models.gemma3.model import K_MASK
+
     (at, group, branch), (cells, groups, branches) = query, key
     gap = at[:, :, None] - cells[:, None, :]
     same_branch = (branches[:, None, :] == 0) | (branch[:, :, None] == branches[:, None, :])
     visible = (gap >= 0) & (group[:, :, None] == groups[:, None, :]) & same_branch
-    return visible if window is None else visible & (gap < window)
+    return jnp.where(visible if window is None else visible & (gap < window), 0.0, K_MASK)
 
 
 def _read(
-    q: Float[Array, "R C N H"], k: Float[Array, "R L K H"], v: Float[Array, "R L K H"], visible: Any
+    q: Float[Array, "R C N H"],
+    k: Float[Array, "R L K H"],
+    v: Float[Array, "R L K H"],
+    bias: Float[Array, "R C L"],
 ) -> Float[Array, "R C N H"]:
     """Softmax attention of some queries over all keys; heads of a group share a key-value head."""
-    from tunix.models.gemma3.model import K_MASK
-
     rows, count, heads, width = q.shape
     grouped = q.reshape(rows, count, k.shape[2], heads // k.shape[2], width)
-    scores = jnp.einsum("RCKGH,RLKH->RKGCL", grouped, k)
-    scores = jnp.where(visible[:, None, None], scores, K_MASK)
+    scores = jnp.einsum("RCKGH,RLKH->RCKGL", grouped, k)
+    scores = scores + bias[:, :, None, None].astype(scores.dtype)
     shares = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    read = jnp.einsum("RKGCL,RLKH->RCKGH", shares, v)
+    read = jnp.einsum("RCKGL,RLKH->RCKGH", shares, v)
     return read.reshape(rows, count, heads, width)
 
 

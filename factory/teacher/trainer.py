@@ -23,11 +23,11 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from jax.interpreters import pxla
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
 from distill.packing import Piece, Rows, pack, pieces_of
 from distill.trainer import SilentLogger
+from distill.updates import accumulate, computing, stacked
 from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs
 
 Numbers = dict[str, float]
@@ -138,16 +138,8 @@ def train_step(
     def loss(params: Any, micro: Micro) -> tuple[Any, Any]:
         return grpo_loss(nnx.merge(graph, computing(params, loss_config.compute), rest), micro, loss_config)
 
-    def add(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-        gradient, sums = carry
-        micro = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), inputs["micros"])
-        (_, more), g = jax.value_and_grad(loss, has_aux=True)(params, micro)
-        return jax.tree.map(jnp.add, gradient, divided(g)), jax.tree.map(jnp.add, sums, more)
-
     names = ("loss", "kl", "clipped", "entropy", "ratio_gap", "tokens")
-    start = (divided(jax.tree.map(jnp.zeros_like, params)), {name: jnp.float32(0) for name in names})
-    # The bound is dynamic: rows that samples do not fill are neither computed nor compiled for.
-    gradient, sums = jax.lax.fori_loop(0, inputs["used"], add, start)
+    gradient, sums = accumulate(loss, params, inputs["micros"], inputs["used"], names)
     norm = optax.global_norm(gradient)
     _set_count(optimizer, inputs["count"])
     optimizer.update(model, gradient)
@@ -175,25 +167,6 @@ def reference_logprobs(graph: Any, state: Any, micro: Micro, *, loss_config: Los
         logit_chunk=loss_config.logit_chunk,
         attention_chunk=loss_config.attention_chunk,
     )[0]
-
-
-def divided(state: Any) -> Any:
-    """Gradients where their weights lie. Left alone the compiler may keep the sum whole on every device."""
-    mesh = pxla.thread_resources.env.physical_mesh
-    if mesh.empty:
-        return state
-
-    def place(variable: Any) -> Any:
-        axes = variable.get_metadata().get("out_sharding") or ()
-        where = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-        return variable.replace(jax.lax.with_sharding_constraint(variable.get_value(), where))
-
-    return jax.tree.map(place, state, is_leaf=lambda x: isinstance(x, nnx.Variable))
-
-
-def computing(state: Any, dtype: str | None) -> Any:
-    """Weights in the dtype of the pass. The cast is part of what is differentiated: gradients come in their own."""
-    return state if dtype is None else jax.tree.map(lambda x: x.astype(dtype), state)
 
 
 class _NeverByItself:
@@ -334,18 +307,9 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
 
     def _micros(self, rows: Rows, *values: np.ndarray[Any, Any]) -> tuple[Micro, int]:
         """Rows as (micros, rows, length), filled up with padding; and how many micro-batches hold any."""
-        shape = self.shape
-        used = -(-len(rows) // shape.rows)
-        if used > shape.micros:
-            raise ValueError(f"{len(rows)} rows do not fit {shape.micros} micro-batches of {shape.rows}")
-
-        def fit(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-            full = np.zeros((shape.micros * shape.rows, shape.length), x.dtype)
-            full[: len(x)] = x
-            return full.reshape(shape.micros, shape.rows, shape.length)
-
         columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, *values)
-        return Micro(*(fit(column) for column in columns)), used
+        stack, used = stacked(columns, self.shape.rows, self.shape.micros)
+        return Micro(*stack), used
 
     def create_train_step_fn(self) -> Any:
         self._has_aux = True

@@ -60,7 +60,6 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path, monkeypatch: 
         "template": "plain:r1-zero",
         "epochs": 2.5,
         "batch_size": 3,
-        "gradient_accumulation": 4,
         "max_length": 99,
         "learning_rate": 0.5,
         "warmup_steps": 6,
@@ -74,17 +73,16 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path, monkeypatch: 
         "dtype": "bfloat16",
         "job": "mine",
     }
-    flags: list[str] = []
-    for name, value in settings.items():
-        flags += [
-            "--" + {"gradient_accumulation": "grad-accum"}.get(name, name.replace("_", "-")),
-            str(value),
-        ]
+    layout = {"rows": 4, "row_length": 128}
+    flags = ["--no-packing"]
+    for name, value in (settings | layout).items():
+        flags += [f"--{name.replace('_', '-')}", str(value)]
     done = CliRunner().invoke(
         cli, ["train", "DATA", "--student", "S", "--out", str(tmp_path / "o"), "--json", *flags]
     )
     assert done.exit_code == 0, done.output
-    assert seen == [(sft.TrainConfig(**settings), ("DATA", "S", tmp_path / "o"))]
+    config = sft.TrainConfig(**settings, layout=sft.Layout(**layout, packing=False))
+    assert seen == [(config, ("DATA", "S", tmp_path / "o"))]
     result = json.loads(done.stdout)
     assert (result["model"], result["eval_loss"]) == (str(tmp_path / "out" / "model"), 0.6)
     assert "step 3/10  loss 0.5000  validation 0.6000  lr 1.00e-03  1,234 tokens/s  0:07 to go" in done.stderr

@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+import optax
 import pytest
 
 pytest.importorskip("tunix")
@@ -18,7 +19,7 @@ from flax import nnx  # noqa: E402
 from distill.gemma.build import random_gemma3  # noqa: E402
 from distill.gemma.config import GemmaConfig  # noqa: E402
 from distill.gemma.forward import _period, logit_chunk  # noqa: E402
-from distill.loss import completion_loss, long_completion_loss, long_inputs, model_inputs  # noqa: E402
+from distill.loss import PassConfig, SftMicro, train_step  # noqa: E402
 from distill.packing import attention_mask, pack, pieces_of  # noqa: E402
 from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs  # noqa: E402
 
@@ -105,30 +106,27 @@ def test_one_chunk_is_tunix_own_pass() -> None:
     np.testing.assert_allclose(token_logprobs(model, micro, 1.0)[0], wanted, atol=1e-5)
 
 
-def test_fine_tuning_on_long_rows_has_the_plain_loss() -> None:
-    model = make_model(2)
-    rng = np.random.default_rng(1)
-    present = np.arange(ROW)[None] < np.array([[ROW], [21], [4]])
-    batch = {
-        "tokens": rng.integers(3, VOCABULARY, (3, ROW)) * present,
-        "present": present,
-        "weights": (present & (np.arange(ROW)[None] > 2)).astype(np.float32),
-    }
+def test_what_fine_tuning_holds_at_a_time_changes_no_loss_and_no_gradient() -> None:
+    micro = make_micro()
+    weight = np.where(micro.weight > 0, micro.weight, 0).astype(np.float32)
+    inputs = {"micros": SftMicro(*(x[None] for x in (*micro[:5], weight))), "used": 1}
 
-    def short(m: Any) -> Any:
-        return completion_loss(m, **model_inputs(batch))[0]
+    def step(**settings: Any) -> Any:
+        """Loss, norm of the gradient and what one step of plain descent leaves."""
+        model = make_model(2)
+        optimizer = nnx.Optimizer(model, optax.sgd(1.0), wrt=nnx.Param)
+        loss, _, norm = nnx.jit(functools.partial(train_step, config=PassConfig(**settings)))(
+            model, optimizer, inputs
+        )
+        return float(loss), float(norm), jax.tree.leaves(nnx.state(model, nnx.Param))
 
-    def long(m: Any, compute: str | None = None) -> Any:
-        settings: dict[str, Any] = {"remat": "layer", "logit_chunk": 7, "attention_chunk": 8}
-        return long_completion_loss(m, **long_inputs(batch), compute=compute, **settings)[0]
-
-    (a, ga), (b, gb) = (nnx.value_and_grad(f)(model) for f in (short, long))
-    assert float(a) == pytest.approx(float(b), abs=1e-5)
-    for x, y in zip(jax.tree.leaves(ga), jax.tree.leaves(gb), strict=True):
+    plain, long = step(), step(remat="layer", logit_chunk=7, attention_chunk=8)
+    assert long[:2] == pytest.approx(plain[:2], abs=1e-5)
+    for x, y in zip(long[2], plain[2], strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
-    half, gh = nnx.value_and_grad(lambda m: long(m, "bfloat16"))(model)
-    assert float(half) == pytest.approx(float(a), rel=0.02)
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(gh))
+    half = step(compute="bfloat16", remat="layer", logit_chunk=7, attention_chunk=8)
+    assert half[0] == pytest.approx(plain[0], rel=0.02) and half[0] != plain[0]
+    assert all(leaf.dtype == jnp.float32 for leaf in half[2])
 
 
 def test_the_chunk_follows_from_what_a_chip_may_hold() -> None:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from distill import training_log
-from distill.batches import EvalBatches, Order, TrainStream, batch_length, make_batch
+from distill.batches import EvalBatches, Order, RowShape, TrainStream, make_batch, row_length
 from distill.chat import parse_template
 from distill.data import Example, load_dataset
 from distill.gemma.folder import ModelFolder
@@ -32,12 +32,13 @@ from filters.errors import UserError
 
 pytestmark = pytest.mark.train
 
-# Thirty samples in batches of 2 × 4: an epoch ends inside a step, and the run has several.
+# Thirty samples in batches of 8: an epoch ends inside a step, and the run has several. Two packed rows at a time:
+# a step takes several micro-batches, and not always as many.
 CONFIG = TrainConfig(
     max_steps=40,
-    batch_size=4,
-    gradient_accumulation=2,
+    batch_size=8,
     max_length=64,
+    layout=Layout(rows=2),
     learning_rate=1e-2,
     warmup_steps=4,
     weight_decay=0.01,
@@ -128,16 +129,38 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 ORDER_8_1 = [2, 4, 7, 5, 0, 6, 3, 1, 5, 6]
 
 
-def test_batches_are_padded_on_the_right() -> None:
-    batch = make_batch([example(2, 7, 8, prompt=2, weight=0.5), example(2, 9)], 3, 4, pad_id=0)
-    assert batch["tokens"].tolist() == [[2, 7, 8, 0], [2, 9, 0, 0], [0, 0, 0, 0]]
-    assert batch["present"].tolist() == [[True, True, True, False], [True, True, False, False], [False] * 4]
-    assert batch["weights"].tolist() == [[0, 0, 0.5, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+def shape(samples: int = 4, rows: int = 2, length: int = 8, packed: bool = True) -> RowShape:
+    return RowShape(samples, rows, length, packed)
 
 
-def test_lengths_are_rounded_up_to_a_few_shapes() -> None:
-    assert [batch_length(n, 64) for n in (1, 16, 17, 60, 64)] == [16, 16, 32, 64, 64]
-    assert batch_length(60, 61) == 61
+def test_samples_share_a_row_or_have_one_each() -> None:
+    examples = [example(2, 7, 8, prompt=2, weight=0.5), example(2, 9), example(2, 5, 6, 4, prompt=2)]
+    packed = make_batch(examples, shape())
+    # A cell predicts its target, so a sample of n tokens takes n - 1 of them: 3, 2 and 1 share a row of 8.
+    assert packed.rows.tokens.tolist() == [[2, 5, 6, 2, 7, 2, 0, 0]]
+    assert packed.rows.targets.tolist() == [[0, 6, 4, 0, 8, 9, 0, 0]]
+    assert packed.rows.positions.tolist() == [[0, 1, 2, 0, 1, 0, 0, 0]]
+    assert packed.rows.group.tolist() == [[1, 1, 1, 2, 2, 3, 0, 0]]
+    assert packed.weights.tolist() == [[0, 1, 1, 0, 0.5, 1, 0, 0]]
+    assert (packed.total, packed.trained, packed.tokens) == (3.5, 4, 6)
+    apart = make_batch(examples, shape(packed=False), weighted=False)
+    assert apart.rows.tokens.tolist() == [[2, 7] + [0] * 6, [2] + [0] * 7, [2, 5, 6] + [0] * 5]
+    assert apart.weights.tolist() == [[0, 1] + [0] * 6, [1] + [0] * 7, [0, 1, 1] + [0] * 5]
+    assert (apart.total, apart.tokens) == (4.0, 6)
+
+
+def test_turns_that_are_not_trained_on_keep_their_place() -> None:
+    """A conversation of two replies: what the user says between them is read, and not trained on."""
+    mask = np.asarray([False, False, True, True, False, True])
+    two = Example(np.asarray([2, 3, 4, 5, 6, 7], np.int32), mask, 2.0)
+    batch = make_batch([two], shape(length=8))
+    assert batch.rows.targets.tolist() == [[0, 4, 5, 6, 7, 0, 0, 0]]
+    assert batch.weights.tolist() == [[0, 2, 2, 0, 2, 0, 0, 0]]
+
+
+def test_rows_are_as_long_as_the_longest_sample_rounded_up() -> None:
+    assert [row_length(n, 64) for n in (1, 16, 17, 60, 64)] == [16, 16, 32, 64, 64]
+    assert row_length(60, 61) == 61
 
 
 def test_the_stream_goes_on_by_position_and_stops_between_steps() -> None:
@@ -145,54 +168,79 @@ def test_the_stream_goes_on_by_position_and_stops_between_steps() -> None:
     stop = [False]
 
     def stream(skip: int) -> TrainStream:
-        made = TrainStream(
-            examples, rows=2, length=4, pad_id=0, accumulation=2, steps=6, seed=0, stop=lambda: stop[0]
-        )
+        made = TrainStream(examples, shape(), steps=6, seed=0, stop=lambda: stop[0])
         made.skip = skip
         return made
 
-    whole = [b["tokens"].tolist() for b in stream(0) if b is not None]
-    assert len(whole) == 12
-    later = list(stream(4))
-    assert later[:4] == [None] * 4
-    assert [b["tokens"].tolist() for b in later[4:] if b is not None] == whole[4:]
+    whole = [b.rows.targets.tolist() for b in stream(0) if b is not None]
+    assert len(whole) == 6
+    later = list(stream(2))
+    assert later[:2] == [None] * 2
+    assert [b.rows.targets.tolist() for b in later[2:] if b is not None] == whole[2:]
     taken = 0
     for _ in stream(0):
         taken += 1
-        if taken == 3:  # in the middle of the second step
+        if taken == 2:
             stop[0] = True
-    assert taken == 4
+    assert taken == 2
 
 
-def test_the_loss_is_the_weighted_token_mean_and_ignores_padding(student: ModelFolder) -> None:
+def test_how_full_rows_are() -> None:
+    examples = [example(*range(2, 7)) for _ in range(10)]  # four cells each
+    stream = TrainStream(examples, shape(samples=6, rows=2), steps=9, seed=0, stop=lambda: False)
+    # Two to a row: three rows of eight, and one row more that fills up the second micro-batch.
+    assert stream.fullness() == (2.0, 24 / 32)
+    assert stream.counts == {}  # looking hands out nothing
+
+
+def test_packed_samples_have_the_loss_and_gradient_of_lone_ones(make_config: Any, make_folder: Any) -> None:
+    """The weighted mean over the tokens of a step, whatever shares a row or a micro-batch; with a window shorter
+    than a row, and of the model as Tunix computes it."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
     from distill.gemma.checkpoint import load_model
-    from distill.loss import completion_loss, model_inputs
+    from distill.loss import PassConfig, SftMicro, weighted_nll
+    from distill.updates import accumulate, stacked
 
-    model = load_model(student)
-    examples = [example(2, 40, 41, 42, 43, prompt=3, weight=2.0), example(2, 50, 51, prompt=1)]
-    expected, weight = 0.0, 0.0
-    forward, loss_of = nnx.jit(lambda m, *inputs: m(*inputs)), nnx.jit(completion_loss)
-    for item in examples:
-        n = len(item.ids)
-        mask = jnp.tril(jnp.ones((1, n, n), bool))
-        logits, _ = forward(model, jnp.asarray(item.ids[None]), jnp.arange(n)[None], None, mask)
-        log_probs = np.asarray(jax.nn.log_softmax(logits.astype(jnp.float32)))[0]
-        for t in range(1, n):
-            if item.mask[t]:
-                expected -= item.weight * log_probs[t - 1, item.ids[t]]
-                weight += item.weight
-    for shape in ((2, 5), (3, 16)):
-        batch = make_batch(examples, *shape, pad_id=0)
-        loss, sums = loss_of(model, **model_inputs({k: jnp.asarray(v) for k, v in batch.items()}))
-        assert float(loss) == pytest.approx(expected / weight, abs=1e-5)
-        assert float(sums["weight"]) == weight
-    empty = make_batch([], 3, 16, pad_id=0)
-    loss, _ = loss_of(model, **model_inputs({k: jnp.asarray(v) for k, v in empty.items()}))
-    assert float(loss) == 0.0
+    model = load_model(make_folder(make_config(sliding_window=9)))
+    rng = np.random.default_rng(0)
+    examples = [
+        example(*rng.integers(3, 60, n), prompt=p, weight=w)
+        for n, p, w in ((30, 3, 2.0), (5, 1, 1.0), (12, 11, 1.0), (7, 2, 0.5), (21, 4, 1.0))
+    ]
+    graph, params = nnx.split(model)
+
+    @jax.jit
+    def alone(params: Any, ids: Any, mask: Any) -> Any:
+        n = ids.shape[0]
+        causal = jnp.tril(jnp.ones((1, n, n), bool))
+        logits, _ = nnx.merge(graph, params)(ids[None], jnp.arange(n)[None], None, causal)
+        scores = jax.nn.log_softmax(logits.astype(jnp.float32))[0, :-1]
+        return -jnp.sum(jnp.take_along_axis(scores, ids[1:, None], axis=1)[:, 0] * mask[1:])
+
+    parts = [
+        jax.value_and_grad(alone)(params, jnp.asarray(e.ids), jnp.asarray(e.mask * e.weight))
+        for e in examples
+    ]
+    total = sum(float(e.mask[1:].sum()) * e.weight for e in examples)
+    expected = sum(float(value) for value, _ in parts) / total
+    gradient = jax.tree.map(lambda *g: sum(g) / total, *(g for _, g in parts))
+    for form in (shape(5, 2, 40), shape(5, 1, 32), shape(5, 5, 48, packed=False)):
+        batch = make_batch(examples, form)
+        rows = batch.rows
+        columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch)
+        stack, used = stacked([*columns, batch.weights / np.float32(batch.total)], form.rows, form.micros)
+
+        def loss(p: Any, micro: SftMicro) -> Any:
+            nll = weighted_nll(nnx.merge(graph, p), micro, PassConfig())
+            return nll, {"nll": nll}
+
+        found, sums = accumulate(loss, params, SftMicro(*stack), used, ("nll",))
+        assert float(sums["nll"]) == pytest.approx(expected, abs=1e-5)
+        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(gradient), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_learning_rate_rises_and_falls_to_a_tenth() -> None:
@@ -265,19 +313,24 @@ def test_what_a_finished_folder_holds(finished: Any, data: Path, student: ModelF
 
 
 def test_the_validation_loss_is_a_mean_over_tokens(finished: Any, data: Path) -> None:
-    import jax.numpy as jnp
+    from functools import partial
+
     from flax import nnx
 
     from distill.gemma.checkpoint import load_model
-    from distill.loss import completion_loss, model_inputs
+    from distill.loss import PassConfig, SftMicro, evaluation_step
+    from distill.updates import stacked
 
     out, result, *_ = finished
     folder = ModelFolder.open(out / "model")
     dataset = load_dataset(str(data), parse_template("gemma:r1"), Tokenizer.load(folder.path), 64)
-    (batch,) = EvalBatches(dataset.validation, rows=6, length=64, pad_id=0)
-    inputs = model_inputs({k: jnp.asarray(v) for k, v in batch.items()})
-    loss, _ = nnx.jit(completion_loss)(load_model(folder), **inputs)
-    assert result.eval_loss == pytest.approx(float(loss), abs=1e-5)
+    (batch,) = EvalBatches(dataset.validation, shape(6, 6, 64, packed=False))
+    rows = batch.rows
+    columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, batch.weights)
+    stack, used = stacked(columns, 6, 1)
+    inputs = {"micros": SftMicro(*stack), "used": used}
+    nll, _ = nnx.jit(partial(evaluation_step, config=PassConfig()))(load_model(folder), inputs)
+    assert result.eval_loss == pytest.approx(float(nll) / batch.total, abs=1e-5)
 
 
 def test_listeners_of_the_process_survive(finished: Any) -> None:
@@ -294,7 +347,7 @@ def start(data: Path, student: ModelFolder, out: Path) -> subprocess.Popen[bytes
     flags = {
         "max-steps": CONFIG.max_steps,
         "batch-size": CONFIG.batch_size,
-        "grad-accum": CONFIG.gradient_accumulation,
+        "rows": CONFIG.layout.rows,
         "max-length": CONFIG.max_length,
         "learning-rate": CONFIG.learning_rate,
         "warmup-steps": CONFIG.warmup_steps,
@@ -500,7 +553,7 @@ def test_bad_settings_are_named(changes: dict[str, Any], message: str) -> None:
 
 
 def test_epochs_count_steps() -> None:
-    config = TrainConfig(epochs=1.5, batch_size=4, gradient_accumulation=2)
+    config = TrainConfig(epochs=1.5, batch_size=8)
     assert config.steps_for(30) == 6  # ceil(45 / 8)
     with pytest.raises(UserError, match="warmup_steps 6 must be less than the 6 steps"):
         replace(config, warmup_steps=6).steps_for(30)
@@ -519,8 +572,7 @@ from distill.sft import Layout, TrainConfig, train
 data, student, out, layout = sys.argv[1:]
 layout = json.loads(layout)
 config = TrainConfig(
-    max_steps=4, batch_size=4, gradient_accumulation=2, max_length=64, learning_rate=1e-3, seed=7,
-    layout=None if layout is None else Layout(**layout),
+    max_steps=4, batch_size=8, max_length=64, learning_rate=1e-3, seed=7, layout=Layout(**layout),
 )
 train(config, data, student, out)
 """
@@ -528,12 +580,12 @@ train(config, data, student, out)
 
 @pytest.mark.slow
 def test_a_layout_changes_no_loss(data: Path, student: ModelFolder, tmp_path: Path) -> None:
-    """Four devices, layers computed twice, chunks of queries: the losses of one device."""
+    """Four devices, packed rows, layers computed twice, chunks of queries: the losses of one device and lone samples."""
     found = []
     for name, layout in (
-        ("plain", None),
-        ("rows", {"fsdp": 4, "remat": "layer"}),
-        ("both", {"fsdp": 2, "tp": 2, "remat": "layer", "attention_chunk": 16}),
+        ("plain", {"packing": False}),
+        ("rows", {"fsdp": 4, "rows": 3, "remat": "layer"}),
+        ("both", {"fsdp": 2, "tp": 2, "rows": 2, "row_length": 96, "remat": "layer", "attention_chunk": 16}),
     ):
         arguments = [str(data), str(student.path), str(tmp_path / name), json.dumps(layout)]
         done = subprocess.run(
@@ -554,8 +606,3 @@ def test_a_layout_changes_no_loss(data: Path, student: ModelFolder, tmp_path: Pa
     assert len(found[0]) >= 5
     for losses in found[1:]:
         assert losses == pytest.approx(found[0], rel=1e-4)
-
-
-def test_rows_that_devices_cannot_share(data: Path, student: ModelFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"batch_size 4 cannot be divided among fsdp 3"):
-        train(replace(CONFIG, layout=Layout(fsdp=3)), data, student.path, tmp_path / "out")
