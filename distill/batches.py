@@ -154,13 +154,13 @@ class TrainStream:
     def take_counts(self, step: int) -> tuple[int, int]:
         return self.counts.pop(step)
 
-    def fullness(self, steps: int = 16) -> tuple[float, float]:
-        """Of the first steps: samples in a row, and the share of the cells that are no padding.
+    def fullness(self, samples: int = 512) -> tuple[float, float]:
+        """Of the steps of the first samples: samples in a row, and the share of the cells that are no padding.
 
         Rows that fill up a micro-batch count as computed.
         """
         shape = self._shape
-        batches = [self.batch(step) for step in range(min(steps, self._steps))]
+        batches = [self.batch(step) for step in range(min(-(-samples // shape.samples), self._steps))]
         rows = sum(len(batch.rows) for batch in batches)
         computed = sum(-(-len(batch.rows) // shape.rows) * shape.rows for batch in batches)
         tokens = sum(batch.tokens for batch in batches)

@@ -16,6 +16,8 @@ from distill.command import run_command
 from factory.console import Reporter
 from factory.files import write_text
 from factory.pipeline import Selection, execute
+from factory.query import connect
+from factory.query import rows as query_rows
 from factory.recipe import Recipe, RlStage
 from factory.store import Run
 from factory.tiny.claims import (
@@ -65,25 +67,55 @@ def tables(run: Run, recipe: Recipe, seed: int) -> dict[str, Any]:
 
 
 def _schedule(run: Run, recipe: Recipe) -> list[dict[str, Any]]:
-    """Reasoning tokens beside the band that the schedule asked for, every tenth step; and those without it."""
+    """Reasoning tokens by ten steps, beside the band that the schedule asked for, with and without it.
+
+    Countdown stands apart: how long one tries is free there, where the other questions say how long their working is.
+
+    Returns:
+        of each ten steps: "steps", "weight" and "band" in their middle, and under "with" and "without": tokens on
+        "search" and on the "other" tasks as (mean, standard error over groups), and the mean accuracy in percent.
+    """
     stage = recipe.teacher["budget"]
     assert isinstance(stage, RlStage) and stage.rewards.token_budget is not None
     budget = stage.rewards.token_budget
-    with_it = {p["step"]: p for p in learning_curve(run, "teach:budget", _CURVE)}
-    without = {p["step"]: p for p in learning_curve(run, f"teach:{AGAINST}", _CURVE)}
-    return [
-        {
-            "step": step,
-            "weight": budget.weight_at(int(step) - 1),
-            "band": budget.band_at(int(step) - 1),
-            "reasoning_tokens": with_it[step]["tokens/reasoning"],
-            "without the schedule": without[step]["tokens/reasoning"],
-            "accuracy": with_it[step]["accuracy"],
-            "accuracy without": without[step]["accuracy"],
-        }
-        for step in sorted(with_it)
-        if step == 1 or step % 10 == 0
-    ]
+    runs = {"with": "budget", "without": AGAINST}
+    with connect(run) as connection:
+        rows = query_rows(connection, _LENGTHS, list(runs.values()))
+    tokens = {(row["job"], row["ten"], row["task"]): (row["mean"], row["error"]) for row in rows}
+    curves = {key: learning_curve(run, f"teach:{job}", _CURVE) for key, job in runs.items()}
+    found = []
+    for ten in range(stage.steps // 10):
+        middle = 10 * ten + 5
+        found.append(
+            {
+                "steps": (10 * ten + 1, 10 * ten + 10),
+                "weight": budget.weight_at(middle),
+                "band": budget.band_at(middle),
+            }
+            | {
+                key: {task: tokens[job, ten, task] for task in ("search", "other")}
+                | {"accuracy": 100 * _mean_of(curves[key], "accuracy", ten)}
+                for key, job in runs.items()
+            }
+        )
+    return found
+
+
+def _mean_of(curve: list[dict[str, float]], name: str, ten: int) -> float:
+    values = [p[name] for p in curve if name in p and (p["step"] - 1) // 10 == ten]
+    return sum(values) / len(values)
+
+
+_LENGTHS = """
+with groups as (
+    select r.job, (r.step - 1) // 10 as ten, case when p.domain = 'search' then 'search' else 'other' end as task,
+           avg(r.reasoning_tokens) as tokens
+    from rollouts r join prompts p using (prompt_id)
+    where r.job in (?, ?)
+    group by 1, 2, 3, r.step, r."group"
+)
+select job, ten, task, avg(tokens) as mean, stddev_samp(tokens) / sqrt(count(*)) as error from groups group by all
+"""
 
 
 def markdown(found: dict[str, Any]) -> str:
@@ -108,15 +140,18 @@ def markdown(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| step | weight | band | reasoning tokens | without the schedule | accuracy | without the schedule |",
-        "|---|---|---|---|---|---|---|",
+        "Tokens of the thought over ten steps' samples, mean ± standard error over groups, with the schedule and without:",
+        "",
+        "| steps | weight | band | countdown | without | other tasks | without | correct, % | without |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found["schedule"]:
-        low, high = row["band"]
-        lines.append(
-            f"| {row['step']} | {row['weight']:.2f} | {low:.0f}–{high:.0f} | {row['reasoning_tokens']:.1f} | "
-            f"{row['without the schedule']:.1f} | {100 * row['accuracy']:.0f} | {100 * row['accuracy without']:.0f} |"
-        )
+        (first, last), (low, high) = row["steps"], row["band"]
+        cells = [f"{first}–{last}", f"{row['weight']:.2f}", f"{low:.0f}–{high:.0f}"]
+        for task in ("search", "other"):
+            cells += ["{:.1f} ± {:.1f}".format(*row[key][task]) for key in ("with", "without")]
+        cells += [f"{row[key]['accuracy']:.0f}" for key in ("with", "without")]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

@@ -193,3 +193,11 @@ def test_the_page_says_what_the_figures_beside_it_say() -> None:
     results = [json.loads(file.read_text()) for file in sorted((docs / "reproducing-r1").glob("seed-*.json"))]
     assert [result["seed"] for result in results] == [0, 1, 2]
     assert markdown(results).strip() in (docs / "reproducing-r1.md").read_text()
+
+
+def test_the_page_says_what_the_ablations_say() -> None:
+    from factory.tiny.ablations import markdown as tables
+
+    docs = Path(__file__).parents[2] / "docs"
+    found = json.loads((docs / "reproducing-r1" / "ablations-seed-0.json").read_text())
+    assert tables(found).strip() in (docs / "reproducing-r1.md").read_text()
