@@ -106,7 +106,7 @@ def measure(spec: Rl, config: GemmaConfig, steps: int) -> dict[str, Any]:
     }
     del sampler
     shape, loss = update_shape(spec, config), loss_of(spec, config)
-    given = [prompt for prompt in prompts for _ in range(spec.samples)]
+    given = [prompt for prompt in prompts for _ in range(spec.learnt_samples)]
     completions = [draw(spec.last_limit) for _ in given]
     rows = pack_samples(given, completions, shape)
     with tempfile.TemporaryDirectory() as folder:

@@ -20,7 +20,7 @@ def update_shape(spec: Rl, config: GemmaConfig) -> Shape:
     """Rows and micro-batches of one optimiser step."""
     return Shape.for_groups(
         math.ceil(spec.prompts / spec.minibatches),
-        spec.samples,
+        spec.learnt_samples,
         longest=spec.longest,
         length=spec.row_length or spec.longest,
         rows=spec.rows,

@@ -237,7 +237,9 @@ def _update_cells(spec: Rl, limit: int) -> int:
     rows = math.ceil(spec.rows / spec.mesh.fsdp) * spec.mesh.fsdp
     # The groups are divided as evenly as they can be.
     ends = [spec.prompts * n // spec.minibatches for n in range(spec.minibatches + 1)]
-    filled = [math.ceil((end - start) * spec.samples / in_a_row) for start, end in itertools.pairwise(ends)]
+    filled = [
+        math.ceil((end - start) * spec.learnt_samples / in_a_row) for start, end in itertools.pairwise(ends)
+    ]
     return sum(math.ceil(own / rows) for own in filled) * rows * row
 
 

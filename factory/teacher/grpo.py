@@ -452,11 +452,15 @@ class _Stage:
         return len(self.tokenizer.encode(reasoning)) if reasoning else 0
 
     def _with_advantages(self, groups: Sequence[Sequence[Graded]]) -> list[list[Graded]]:
-        from factory.teacher.loss import group_advantages
+        from factory.teacher.loss import group_advantages, most_different
 
         found = []
         for group in groups:
-            advantages = group_advantages([s.reward.total for s in group], scale=self.spec.advantages)
+            rewards = [s.reward.total for s in group]
+            chosen = set(most_different(rewards, self.spec.learnt_samples))
+            # Advantages are those of the chosen among themselves, so that they still add up to nothing.
+            rewards = [reward if n in chosen else None for n, reward in enumerate(rewards)]
+            advantages = group_advantages(rewards, scale=self.spec.advantages)
             found.append(
                 [dataclasses.replace(s, advantage=a) for s, a in zip(group, advantages, strict=True)]
             )
@@ -481,7 +485,7 @@ class _Stage:
         if not groups:
             return {"groups/learnt": 0.0}
         batches = [
-            self._batch([s for group in part for s in group], spec.limit(step))
+            self._batch([s for group in part for s in group if s.advantage is not None], spec.limit(step))
             for part in evenly(groups, spec.minibatches)
         ]
         old = None
@@ -516,11 +520,11 @@ class _Stage:
         from factory.teacher.trainer import Batch, pack_samples
 
         spec = self.spec
-        kept = [s.advantage is not None for s in samples]
         completions = [s.sampled.token_ids for s in samples]
         lengths = [len(ids) for ids in completions]
         rows = pack_samples([s.prompt_ids for s in samples], completions, self.trainer.shape)
-        asked = spec.prompts * spec.samples / spec.minibatches
+        asked = spec.prompts * spec.learnt_samples / spec.minibatches
+        kept = [True] * len(samples)
         weights = token_weights(lengths, kept, spec.aggregation, max_tokens=limit, asked=asked)
         return Batch(rows, lengths, weights, [s.advantage or 0.0 for s in samples])
 

@@ -153,6 +153,23 @@ def group_advantages(
     return [None if reward is None else float((reward - mean) / divisor) for reward in rewards]
 
 
+def most_different(rewards: Sequence[float | None], count: int) -> list[int]:
+    """Which samples of a group to learn from: `count` of those that have a reward, with the greatest variance.
+
+    They are so many of the lowest and the rest of the highest (Xu et al. 2025, arXiv 2504.13818, max-variance
+    down-sampling). Which of equal rewards are taken depends on their place alone: one is as random as another.
+
+    Returns:
+        their numbers, rising.
+    """
+    paid = {n: reward for n, reward in enumerate(rewards) if reward is not None}
+    if len(paid) <= count:
+        return list(paid)
+    ranked = sorted(paid, key=lambda n: (paid[n], n))
+    parts = [ranked[:lowest] + ranked[len(ranked) - (count - lowest) :] for lowest in range(count + 1)]
+    return sorted(max(parts, key=lambda part: float(np.var([paid[n] for n in part]))))
+
+
 def has_variance(rewards: Sequence[float | None]) -> bool:
     """Do the rewards of a group differ, so that it teaches something?"""
     present = [reward for reward in rewards if reward is not None]

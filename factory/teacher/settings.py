@@ -85,6 +85,11 @@ class Rl(Held):
     steps: int = Field(ge=1)
     prompts: int = Field(16, ge=1, le=65_536)
     samples: int = Field(16, ge=2, le=4096)
+    learn_from: int | None = Field(
+        None,
+        ge=2,
+        description="samples of a group that are learnt from, whose rewards differ most; null: all",
+    )
     rewards: Rewards = Rewards()
     temperature: float = Field(1.0, gt=0.0, le=5.0)
     prompt_length: int = Field(256, ge=8, le=131_072, description="longer prompts are left out and counted")
@@ -133,6 +138,8 @@ class Rl(Held):
             raise ValueError(
                 f"row_length ({self.row_length}) must hold prompt_length and the longest completion ({self.longest})"
             )
+        if self.learn_from is not None and self.learn_from > self.samples:
+            raise ValueError(f"learn_from ({self.learn_from}) must not be more than samples ({self.samples})")
         if self.reference_every is not None and not self.kl:
             raise ValueError("reference_every without kl: there is no reference to refresh")
         if self.minibatches > self.prompts:
@@ -163,6 +170,11 @@ class Rl(Held):
                     f"{key} ({start}) must be less than steps ({self.steps}): steps are counted from 0, so the last "
                     f"one is {self.steps - 1}"
                 )
+
+    @property
+    def learnt_samples(self) -> int:
+        """Samples of a group that an update takes at most."""
+        return self.learn_from or self.samples
 
     @property
     def last_limit(self) -> int:

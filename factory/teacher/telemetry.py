@@ -46,7 +46,7 @@ class Graded:
 
     Attributes:
         position: of the prompt in the stream; group: number of the group within the step.
-        advantage: None where it is masked or its group was dropped.
+        advantage: None where it is masked, its group was dropped, or it was not among those learnt from.
     """
 
     sampled: Sampled

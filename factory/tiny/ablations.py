@@ -140,7 +140,7 @@ def markdown(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "Tokens of the thought over ten steps' samples, mean ± standard error over groups, with the schedule and without:",
+        "Tokens of the thought over ten steps, mean ± standard error over groups, with the schedule and without:",
         "",
         "| steps | weight | band | countdown | without | other tasks | without | correct, % | without |",
         "|---|---|---|---|---|---|---|---|---|",

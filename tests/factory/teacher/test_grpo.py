@@ -98,6 +98,19 @@ def test_groups_that_teach_nothing_are_dropped_and_refilled(run: Run) -> None:
     assert state["custom_metadata"]["position"] == found[1, "groups/drawn"] + found[2, "groups/drawn"]
 
 
+def test_a_part_of_a_group_may_be_learnt_from(run: Run) -> None:
+    """One right answer in four: it is learnt from, and one of the wrong ones, as a group of their own."""
+    go(run, spec(steps=1, learn_from=2), lambda prompt, n: RIGHT.format(asked_number(prompt) + (n % 4 == 1)))
+    rows = run.read("rollouts").to_pylist()
+    assert len(rows) == 16
+    advantages = {row["sample_index"]: row["advantage"] for row in rows}
+    assert advantages == {0: None, 1: pytest.approx(1.0), 2: None, 3: pytest.approx(-1.0)}
+    found = metrics(run)
+    learnt = sum(row["completion_tokens"] for row in rows if row["advantage"] is not None)
+    assert found[1, "tokens/learnt"] == learnt < sum(row["completion_tokens"] for row in rows)
+    assert found[1, "accuracy"] == 0.25  # of all that were drawn
+
+
 def test_without_dynamic_sampling_such_groups_are_only_left_out(run: Run) -> None:
     go(run, spec(steps=1), lambda prompt, n: RIGHT.format(asked_number(prompt) + 1))
     found = metrics(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from factory.teacher.loss import (  # noqa: E402
     Micro,
     group_advantages,
     grpo_loss,
+    most_different,
     token_weights,
 )
 
@@ -88,6 +90,21 @@ def test_advantages_by_hand() -> None:
     assert group_advantages([1.0, 1.0]) == [0.0, 0.0]
     assert group_advantages([None, 1.0]) == [None, 0.0]
     assert group_advantages([None, None]) == [None, None]
+
+
+def test_the_samples_that_are_learnt_from_have_the_greatest_variance() -> None:
+    """Against every subset of that size."""
+    rng = np.random.default_rng(3)
+    for size, count in ((5, 2), (7, 4), (8, 3), (9, 8)):
+        for _ in range(20):
+            rewards = list(rng.choice([0.0, 0.1, 1.0, 1.1, 1.4], size))
+            best = max(np.var(part) for part in itertools.combinations(rewards, count))
+            chosen = most_different(rewards, count)
+            assert chosen == sorted(set(chosen)) and len(chosen) == count
+            assert np.var([rewards[n] for n in chosen]) == pytest.approx(best)
+    assert most_different([1.0, None, 0.0, 1.0, 0.0, 1.0], 4) == [2, 3, 4, 5]
+    assert most_different([1.0, None, 0.0], 4) == [0, 2]
+    assert most_different([None, None], 1) == []
 
 
 def test_weights_add_up_to_one_and_leave_masked_samples_out() -> None:
