@@ -177,6 +177,7 @@ def main() -> None:
     text = json.dumps(found, indent=2)
     print(text)
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(text + "\n")
 
 

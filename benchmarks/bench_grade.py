@@ -158,6 +158,7 @@ def main() -> None:
         print(f"{name:9} ratio       {ratio:9.1f}   settled without a worker: {settled:.1%}")
         result[name] = {**sides, "ratio": ratio, "settled_in_caller": settled}
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

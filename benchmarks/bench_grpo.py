@@ -264,6 +264,7 @@ def main() -> None:
         print(f"{side:6} " + ", ".join(f"{name} {value:.2f}" for name, value in row.items()))
     print(f"ratio  {ratio:.2f} (ours / Tunix)")
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"table": table, "ratio": ratio}, indent=2) + "\n")
 
 

@@ -175,6 +175,7 @@ def main() -> None:
     for row in checked:
         print(", ".join(f"{key} {value}" for key, value in row.items()))
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps({"speed": speeds, "solutions": checked}, indent=1) + "\n")
 
 

@@ -166,6 +166,7 @@ def main() -> None:
     report("Parsing", parsing)
     if given.json:
         figures = {"answers": table(grading), "formats": table(formats), "parsing": table(parsing)}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures, indent=1))
 
 
