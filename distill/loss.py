@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,25 @@ from distill.updates import accumulate, computing, micro_of
 
 if TYPE_CHECKING:
     from tunix.models.gemma3.model import Gemma3
+
+
+class PackedRows(Protocol):
+    """What a pass over packed rows reads; see `distill.packing.Rows`."""
+
+    @property
+    def tokens(self) -> Int[Array, "R L"]: ...
+
+    @property
+    def targets(self) -> Int[Array, "R L"]: ...
+
+    @property
+    def positions(self) -> Int[Array, "R L"]: ...
+
+    @property
+    def group(self) -> Int[Array, "R L"]: ...
+
+    @property
+    def branch(self) -> Int[Array, "R L"]: ...
 
 
 class SftMicro(NamedTuple):
@@ -33,7 +52,7 @@ class SftMicro(NamedTuple):
     weight: Float[Array, "R L"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PassConfig:
     """What is held at a time in a pass, see `distill.gemma.forward`; only `compute`, its dtype, changes its rounding.
 
@@ -47,19 +66,27 @@ class PassConfig:
     attention_chunk: int | None = None
 
 
-def weighted_nll(model: Gemma3, micro: SftMicro, config: PassConfig) -> Float[Array, ""]:
-    """sum(weight · -log p(target)) in nats, in float32. Where weights add up to 1 it is a mean over tokens."""
+def token_logprobs(
+    model: Gemma3, rows: PackedRows, config: PassConfig, *, temperature: float = 1.0
+) -> tuple[Float[Array, "R L"], Float[Array, "R L"]]:
+    """Log-probability of every target at a temperature, and the entropy of that distribution, in nats; float32."""
     hidden = hidden_states(
         model,
-        micro.tokens,
-        micro.positions,
-        micro.group,
-        micro.branch,
+        rows.tokens,
+        rows.positions,
+        rows.group,
+        rows.branch,
         remat=config.remat,
         attention_chunk=config.attention_chunk,
     )
-    logp, _ = target_logprobs(model, hidden, micro.targets, logit_chunk=config.logit_chunk)
-    return -jnp.sum(logp * micro.weight)
+    return target_logprobs(
+        model, hidden, rows.targets, temperature=temperature, logit_chunk=config.logit_chunk
+    )
+
+
+def weighted_nll(model: Gemma3, micro: SftMicro, config: PassConfig) -> Float[Array, ""]:
+    """sum(weight · -log p(target)) in nats. Where weights add up to 1 it is a mean over tokens."""
+    return -jnp.sum(token_logprobs(model, micro, config)[0] * micro.weight)
 
 
 def train_step(

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from distill.gemma.forward import Remat, hidden_states, target_logprobs
+from distill.loss import PassConfig, token_logprobs
 
 Aggregation = Literal["token-mean", "sequence-mean", "constant"]
 
@@ -41,9 +41,9 @@ class Micro(NamedTuple):
     reference: Float[Array, "R L"]
 
 
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """What is static about the loss.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossConfig(PassConfig):
+    """What is static about the loss, and what its pass holds at a time.
 
     Attributes:
         temperature: of sampling.
@@ -51,9 +51,6 @@ class LossConfig:
             10 for both.
         beta: weight of the KL term; 0 leaves it out, and then `reference` is not read.
         on_policy: one optimiser step a batch: the old policy is the current one, and `old` is not read.
-        remat, logit_chunk, attention_chunk: what is held at a time, see `token_logprobs`; they change no value.
-        compute: dtype of the forward and backward pass, None for that of the weights. Gradients and weights keep
-            theirs.
     """
 
     temperature: float = 1.0
@@ -61,36 +58,6 @@ class LossConfig:
     clip_high: float = 0.2
     beta: float = 0.0
     on_policy: bool = True
-    remat: Remat = "none"
-    logit_chunk: int | None = None
-    attention_chunk: int | None = None
-    compute: str | None = None
-
-
-def token_logprobs(
-    model: Any,
-    micro: Micro,
-    temperature: float,
-    *,
-    remat: Remat = "none",
-    logit_chunk: int | None = None,
-    attention_chunk: int | None = None,
-) -> tuple[Float[Array, "R L"], Float[Array, "R L"]]:
-    """Log-probability of every target, and the entropy of the distribution it was drawn from, in nats.
-
-    Args:
-        remat, attention_chunk, logit_chunk: what is held at a time, see `distill.gemma.forward`.
-    """
-    hidden = hidden_states(
-        model,
-        micro.tokens,
-        micro.positions,
-        micro.group,
-        micro.branch,
-        remat=remat,
-        attention_chunk=attention_chunk,
-    )
-    return target_logprobs(model, hidden, micro.targets, temperature=temperature, logit_chunk=logit_chunk)
 
 
 def grpo_loss(
@@ -102,14 +69,7 @@ def grpo_loss(
         the loss, and sums over the tokens that count (weight above 0): "kl", "clipped", "entropy", "tokens",
         "ratio_gap" (sum of |ratio - 1|); "loss" is the loss again.
     """
-    logp, entropy = token_logprobs(
-        model,
-        micro,
-        config.temperature,
-        remat=config.remat,
-        logit_chunk=config.logit_chunk,
-        attention_chunk=config.attention_chunk,
-    )
+    logp, entropy = token_logprobs(model, micro, config, temperature=config.temperature)
     old = jax.lax.stop_gradient(logp) if config.on_policy else micro.old
     counts = (micro.weight > 0).astype(jnp.float32)
     ratio = jnp.exp(jnp.where(counts > 0, logp - old, 0.0))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
+from distill.loss import token_logprobs
 from distill.packing import Piece, Rows, pack, pieces_of
 from distill.trainer import SilentLogger
 from distill.updates import accumulate, computing, stacked
-from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs
+from factory.teacher.loss import LossConfig, Micro, grpo_loss
 
 Numbers = dict[str, float]
 
@@ -160,13 +161,9 @@ def _is_schedule(state: Any) -> bool:
 def reference_logprobs(graph: Any, state: Any, micro: Micro, *, loss_config: LossConfig) -> Any:
     """(R, L) log-probability of every target, of the model that `graph` and `state` are."""
     model = nnx.merge(graph, computing(state, loss_config.compute))
-    return token_logprobs(
-        model,
-        micro,
-        loss_config.temperature,
-        logit_chunk=loss_config.logit_chunk,
-        attention_chunk=loss_config.attention_chunk,
-    )[0]
+    # Layers are not computed again where nothing is differentiated.
+    once = replace(loss_config, remat="none")
+    return token_logprobs(model, micro, once, temperature=loss_config.temperature)[0]
 
 
 class _NeverByItself:

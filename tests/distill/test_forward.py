@@ -19,9 +19,9 @@ from flax import nnx  # noqa: E402
 from distill.gemma.build import random_gemma3  # noqa: E402
 from distill.gemma.config import GemmaConfig  # noqa: E402
 from distill.gemma.forward import _period, logit_chunk  # noqa: E402
-from distill.loss import PassConfig, SftMicro, train_step  # noqa: E402
+from distill.loss import PassConfig, SftMicro, token_logprobs, train_step  # noqa: E402
 from distill.packing import attention_mask, pack, pieces_of  # noqa: E402
-from factory.teacher.loss import LossConfig, Micro, grpo_loss, token_logprobs  # noqa: E402
+from factory.teacher.loss import LossConfig, Micro, grpo_loss  # noqa: E402
 
 VOCABULARY, ROW = 61, 30
 
@@ -68,7 +68,7 @@ def results(kv_heads: int, **settings: Any) -> tuple[Any, Any, Any]:
 
     @jax.jit
     def run(state: Any) -> Any:
-        found = token_logprobs(nnx.merge(graph, state), micro, 0.7, **settings)
+        found = token_logprobs(nnx.merge(graph, state), micro, config, temperature=0.7)
         return *found, jax.grad(lambda s: grpo_loss(nnx.merge(graph, s), micro, config)[0])(state)
 
     with jax.enable_x64(True):
@@ -103,7 +103,7 @@ def test_one_chunk_is_tunix_own_pass() -> None:
     logits, _ = model(micro.tokens, micro.positions, None, attention_mask(micro.group, micro.branch))
     table = jax.nn.log_softmax(logits, axis=-1)
     wanted = jnp.take_along_axis(table, micro.targets[..., None], axis=-1)[..., 0]
-    np.testing.assert_allclose(token_logprobs(model, micro, 1.0)[0], wanted, atol=1e-5)
+    np.testing.assert_allclose(token_logprobs(model, micro, PassConfig())[0], wanted, atol=1e-5)
 
 
 def test_what_fine_tuning_holds_at_a_time_changes_no_loss_and_no_gradient() -> None:
@@ -150,7 +150,7 @@ def test_layers_that_repeat_are_one_loop() -> None:
 
     def text(remat: Any) -> str:
         found = jax.make_jaxpr(
-            lambda s: token_logprobs(nnx.merge(graph, s), make_micro(), 1.0, remat=remat)[0]
+            lambda s: token_logprobs(nnx.merge(graph, s), make_micro(), PassConfig(remat=remat))[0]
         )
         return str(found(state))
 

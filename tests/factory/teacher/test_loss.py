@@ -129,7 +129,7 @@ def test_a_constant_does_not_depend_on_what_survives() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_the_loss_by_hand(model, logits, aggregation, temperature) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
-    config = LossConfig(temperature, clip_low=0.2, clip_high=0.28, beta=0.05, on_policy=False)
+    config = LossConfig(temperature=temperature, clip_low=0.2, clip_high=0.28, beta=0.05, on_policy=False)
     new = [logprobs_of(s / temperature, c) for s, c in zip(logits, FLAT, strict=True)]
     old = [value + rng.normal(0, 0.4, len(value)) for value in new]
     reference = [value + rng.normal(0, 0.4, len(value)) for value in new]
