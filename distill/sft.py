@@ -501,11 +501,12 @@ def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -
 
 
 def differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Compare what decides about the losses."""
+    """Compare what decides about the losses. A setting that one side does not have is None there."""
+    before, asked = there["config"], now["config"]
     differing = [
-        f"{key} is {there['config'].get(key)!r} there and {value!r} now"
-        for key, value in now["config"].items()
-        if there["config"].get(key) != value
+        f"{key} is {before.get(key)!r} there and {asked.get(key)!r} now"
+        for key in (*asked, *(key for key in before if key not in asked))
+        if before.get(key) != asked.get(key)
     ]
     if there["template"] != now["template"]:
         differing.append("the template's text changed")

@@ -442,6 +442,10 @@ def test_another_run_is_refused(
     out, *_ = finished
     with pytest.raises(UserError, match=r"learning_rate is 0\.01 there and 0\.02 now"):
         train(replace(CONFIG, learning_rate=0.02), data, student.path, out)
+    half = replace(CONFIG, max_steps=1, warmup_steps=0, layout=replace(CONFIG.layout, compute="bfloat16"))
+    train(half, data, student.path, tmp_path / "half")
+    with pytest.raises(UserError, match="compute is 'bfloat16' there and None now"):
+        train(replace(half, layout=CONFIG.layout), data, student.path, tmp_path / "half")
     other = tmp_path / "other.jsonl"
     other.write_text(data.read_text().replace("1 plus 2?", "2 plus 1?"))
     with pytest.raises(UserError, match="data has fingerprint"):
