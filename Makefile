@@ -11,7 +11,7 @@ PARITY := $(VENV)/.parity
 
 help:
 	@echo "make demo         R1 in short form on the shipped tiny models: runs/demo/report.html (under 15 minutes on two cores)"
-	@echo "make reproduce    R1's claims in miniature, SEED=0: runs/reproduce-0/reproduce.html (45 minutes on two cores)"
+	@echo "make reproduce    R1's claims in miniature, SEED=0: runs/reproduce-0/reproduce.html (about 46 minutes on two cores)"
 	@echo "make reproduce-ablations   what each part of the reward does, SEED=0"
 	@echo "make test         the tests"
 	@echo "make test-parity  the tests that compare with transformers and torch (large downloads)"
