@@ -110,7 +110,7 @@ def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any
     """The optimiser step, as Tunix compiles it."""
     shape = update_shape(spec, config)
     cells = partial(_array, mesh, (shape.micros, shape.rows, shape.length))
-    kinds = [jnp.int32] * 5 + [jnp.float32] * 4
+    kinds = [jnp.int32] * 5 + [jnp.float32] * 5
     inputs = {
         "micros": Micro(*(cells(kind, None, "fsdp") for kind in kinds)),
         "used": _array(mesh, (), jnp.int32),

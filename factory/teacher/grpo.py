@@ -424,12 +424,13 @@ class _Stage:
         first_group: int,
     ) -> list[Graded]:
         drawn = self.rollout.draw(requests)
+        thoughts = {text: self._reasoning_tokens(text) for text in {one.text for one in drawn}}
         sampled = [
             Sampled(
                 questions[n // samples].row,
                 one.text,
                 one.token_ids,
-                self._reasoning_tokens(one.text),
+                thoughts[one.text],
                 one.truncated,
             )
             for n, one in enumerate(drawn)
@@ -520,13 +521,24 @@ class _Stage:
         from factory.teacher.trainer import Batch, pack_samples
 
         spec = self.spec
-        completions = [s.sampled.token_ids for s in samples]
-        lengths = [len(ids) for ids in completions]
-        rows = pack_samples([s.prompt_ids for s in samples], completions, self.trainer.shape)
+        lengths = [len(s.sampled.token_ids) for s in samples]
         asked = spec.prompts * spec.learnt_samples / spec.minibatches
         kept = [True] * len(samples)
         weights = token_weights(lengths, kept, spec.aggregation, max_tokens=limit, asked=asked)
-        return Batch(rows, lengths, weights, [s.advantage or 0.0 for s in samples])
+        # A sure policy draws the same answer often. Its gradient is taken once, as often as it was drawn.
+        alike: dict[Any, list[int]] = {}
+        for number, s in enumerate(samples):
+            alike.setdefault((s.group, s.sampled.token_ids, s.advantage), []).append(number)
+        once = [samples[numbers[0]] for numbers in alike.values()]
+        return Batch(
+            pack_samples(
+                [s.prompt_ids for s in once], [s.sampled.token_ids for s in once], self.trainer.shape
+            ),
+            [len(s.sampled.token_ids) for s in once],
+            [sum(weights[number] for number in numbers) for numbers in alike.values()],
+            [s.advantage or 0.0 for s in once],
+            [len(numbers) for numbers in alike.values()],
+        )
 
     # -------------------------------------------------------------------------------------- validation
 

@@ -28,7 +28,10 @@ Aggregation = Literal["token-mean", "sequence-mean", "constant"]
 
 
 class Micro(NamedTuple):
-    """Packed rows of one micro-batch, or with an axis in front of many. Shapes (R, L); see `distill.packing.Rows`."""
+    """Packed rows of one micro-batch, or with an axis in front of many. Shapes (R, L); see `distill.packing.Rows`.
+
+    `copies` says how often the sample of a cell was drawn. `weight` has that in it; what is counted goes by it.
+    """
 
     tokens: Int[Array, "R L"]
     targets: Int[Array, "R L"]
@@ -36,6 +39,7 @@ class Micro(NamedTuple):
     group: Int[Array, "R L"]
     branch: Int[Array, "R L"]
     weight: Float[Array, "R L"]
+    copies: Float[Array, "R L"]
     advantage: Float[Array, "R L"]
     old: Float[Array, "R L"]
     reference: Float[Array, "R L"]
@@ -66,12 +70,12 @@ def grpo_loss(
     """The sum of weighted token losses of one micro-batch.
 
     Returns:
-        the loss, and sums over the tokens that count (weight above 0): "kl", "clipped", "entropy", "tokens",
-        "ratio_gap" (sum of |ratio - 1|); "loss" is the loss again.
+        the loss, and sums over the tokens that count (weight above 0), each as often as it was drawn: "kl", "clipped",
+        "entropy", "tokens", "ratio_gap" (sum of |ratio - 1|); "loss" is the loss again.
     """
     logp, entropy = token_logprobs(model, micro, config, temperature=config.temperature)
     old = jax.lax.stop_gradient(logp) if config.on_policy else micro.old
-    counts = (micro.weight > 0).astype(jnp.float32)
+    counts = jnp.where(micro.weight > 0, micro.copies, 0.0)
     ratio = jnp.exp(jnp.where(counts > 0, logp - old, 0.0))
     bounded = jnp.clip(ratio, 1.0 - config.clip_low, 1.0 + config.clip_high)
     gain = jnp.minimum(ratio * micro.advantage, bounded * micro.advantage)

@@ -333,7 +333,7 @@ class RewardFunction:
             self._check_scorer(name, part)
 
     def __call__(self, samples: Sequence[Sampled], step: int, max_new_tokens: int) -> list[Reward]:
-        """The rewards of samples, in their order.
+        """The rewards of samples, in their order. Equal answers to one prompt are looked at once.
 
         Args:
             samples: of any number of prompts; those of one prompt are best given together.
@@ -350,6 +350,13 @@ class RewardFunction:
                 f"overlong.buffer_tokens ({buffer}) is more than the length limit of {max_new_tokens} tokens at step "
                 f"{step}; give a smaller buffer"
             )
+        places: dict[Any, int] = {}
+        for one in samples:
+            places.setdefault(_identity(one), len(places))
+        if len(places) < len(samples):
+            distinct = {_identity(one): one for one in reversed(samples)}
+            found = self([distinct[key] for key in places], step, max_new_tokens)
+            return [found[places[_identity(one)]] for one in samples]
         verdicts = self._verdicts(samples)
         drafts = [self._draft(sample, verdict) for sample, verdict in zip(samples, verdicts, strict=True)]
         for draft in drafts:
@@ -469,6 +476,11 @@ class RewardFunction:
             # 0, and never more than the worst summary of the same prompt got: a reward model's scores go below 0,
             # and then leaving the reasoning open would be a way to escape them.
             draft.add(name, worst.get(draft.prompt_id, 0.0))
+
+
+def _identity(sample: Sampled) -> tuple[Any, ...]:
+    """What a reward is a function of: samples of a group have one prompt, the same object."""
+    return id(sample.prompt), sample.completion, sample.token_ids, sample.truncated
 
 
 def _consistency(sample: Sampled, parsed: Parsed, override: str | None) -> float | None:

@@ -83,12 +83,14 @@ class Batch:
         rows: the packed rows.
         lengths: completion tokens of every sample.
         weights, advantages: one number a sample; see `factory.teacher.loss`.
+        copies: how many drawn samples each stands for, which is in its weight already; None: one.
     """
 
     rows: Rows
     lengths: Sequence[int]
     weights: Sequence[float]
     advantages: Sequence[float]
+    copies: Sequence[int] | None = None
 
 
 def most_rows(groups: int, samples: int, in_a_row: int) -> int:
@@ -266,7 +268,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         """Log-probability of every target, in the shape of the rows: of the model, or of another state of it."""
         state = nnx.split(self.model)[1] if state is None else state
         zeros = np.zeros(rows.tokens.shape, np.float32)
-        micros, used = self._micros(rows, zeros, zeros, zeros, zeros)
+        micros, used = self._micros(rows, *[zeros] * 5)
         with self._mesh():
             parts = [
                 np.asarray(self._logprobs(state, _placed(micro, self.mesh)))
@@ -296,6 +298,7 @@ class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
         micros, used = self._micros(
             rows,
             rows.spread_samples(batch.weights),
+            rows.spread_samples(batch.copies or [1] * len(batch.lengths)),
             rows.spread_samples(batch.advantages),
             zeros if old is None else old,
             zeros if reference is None else reference,

@@ -54,7 +54,7 @@ def make_micro() -> Micro:
     columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch)
     zeros = np.zeros(rows.tokens.shape, np.float32)
     advantages = rows.spread_samples(list(rng.normal(size=number)))
-    return Micro(*columns, rows.trained / rows.trained.sum(), advantages, zeros, zeros - 3.0)
+    return Micro(*columns, rows.trained / rows.trained.sum(), rows.trained, advantages, zeros, zeros - 3.0)
 
 
 def results(kv_heads: int, **settings: Any) -> tuple[Any, Any, Any]:

@@ -372,8 +372,25 @@ def test_the_constant_is_no_matter_of_what_survived(run: Run, monkeypatch: pytes
     what = spec(steps=1, aggregation="constant")
     go(run, what, teaching(3))
     (batch,) = made.batches[0]
-    assert len(batch.lengths) == 3 * 4
-    assert set(batch.weights) == {1.0 / (4 * 4 * 24)}
+    assert sum(batch.copies) == 3 * 4
+    once = [weight / copies for weight, copies in zip(batch.weights, batch.copies, strict=True)]
+    assert once == pytest.approx([1.0 / (4 * 4 * 24)] * len(once))
+
+
+def test_what_was_drawn_often_is_computed_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of each four answers are equal."""
+
+    def script(prompt: str, n: int) -> str:
+        number = asked_number(prompt)
+        return [RIGHT, RIGHT, "no: " + RIGHT, RIGHT][n % 4].format(number + (1, 1, 0, 0)[n % 4])
+
+    made = Recorder(monkeypatch)
+    go(run, spec(steps=1), script)
+    (batch,) = made.batches[0]
+    groups = len(batch.copies) // 3
+    assert sorted(batch.copies) == [1] * 2 * groups + [2] * groups
+    counted = sum(a * k for a, k in zip(batch.advantages, batch.copies, strict=True))
+    assert counted == pytest.approx(0.0, abs=1e-6)  # of all that were drawn
 
 
 # ---------------------------------------------------------------------------------------------- accuracy

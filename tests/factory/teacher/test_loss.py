@@ -72,6 +72,7 @@ def micro(advantages, weights, old=None, reference=None, completions=COMPLETIONS
     return Micro(
         *columns,
         rows.spread_samples(weights),
+        rows.trained,
         rows.spread_samples(advantages),
         zeros if old is None else rows.spread(old),
         zeros if reference is None else rows.spread(reference),
@@ -270,6 +271,7 @@ def test_ours_has_that_gradient(model) -> None:  # type: ignore[no-untyped-def]
     packed = Micro(
         *(rows.tokens, rows.targets, rows.positions, rows.group, rows.branch),
         rows.spread_samples(np.exp(policy)),
+        rows.trained,
         rows.spread_samples([0.0] * vocabulary),
         np.zeros(rows.tokens.shape, np.float32),
         rows.spread([[float(r)] for r in reference]),

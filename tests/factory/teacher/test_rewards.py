@@ -1,5 +1,6 @@
 """Rewards: who is paid, who leaves the group, and how one might be paid for nothing."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -32,6 +33,7 @@ from tests.factory.teacher.rewarding import (
     ToldPool,
     preference,
     rewarded,
+    row,
     sampled,
 )
 
@@ -438,3 +440,20 @@ def test_rewards_load_no_jax() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         == "[]\n"
     )
+
+
+def test_equal_answers_to_a_prompt_are_looked_at_once() -> None:
+    """A scorer and the grader are asked once, and every sample has its reward."""
+    listener, pool = Listener("summary", [0.1, 0.2, 0.3]), ToldPool()
+    one, other = sampled(GOOD), sampled(WRONG)
+    again = dataclasses.replace(one, prompt=row(question="Another?"))
+    cut = dataclasses.replace(one, truncated=True)  # looks the same, and is another thing
+    rewards = rewarded(
+        {"helpfulness": preference()},
+        [one, other, one, cut, again, one],
+        pool=pool,
+        scorers={"rm": listener},
+    )
+    assert len(pool.tasks) == 4 and len(listener.shown) == 3
+    assert [r.parts.get("helpfulness") for r in rewards] == [0.1, 0.2, 0.1, None, 0.3, 0.1]
+    assert rewards[0] == rewards[2] == rewards[5]

@@ -1,6 +1,8 @@
-"""The compiled shape of an update: whatever lengths samples have, it holds them."""
+"""An update: its compiled shape holds samples of any lengths, and what was drawn often counts as often."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -98,3 +100,43 @@ def test_neighbours_share_a_prompt_only_where_they_may() -> None:
         int(np.unique(pack_samples(prompts, completions, s).group).max()) for s in (together, pairs, alone)
     ]
     assert held == [1, 2, 4]
+
+
+def test_a_sample_that_stands_for_two_is_two(tmp_path: Path) -> None:
+    """One optimiser step and its numbers: of four samples of which two are equal, and of three, one of them twice."""
+    import jax
+    import optax
+    from flax import nnx
+
+    from distill.gemma.checkpoint import load_model
+    from distill.gemma.folder import ModelFolder
+    from factory.teacher.loss import LossConfig, token_weights
+    from factory.teacher.trainer import Batch, GrpoTrainer
+    from tests.factory.teacher.conftest import TINY_STUDENT
+
+    folder = ModelFolder.open(TINY_STUDENT)
+    shape = Shape.for_groups(1, 4, longest=48, length=48, rows=2, window=folder.config.sliding_window)
+    prompt, one, two, three = [2, 30, 31], [40, 41, 42, 1], [43, 1], [44, 45, 46, 47, 1]
+    share = token_weights([4, 4, 2, 5], [True] * 4, "token-mean", max_tokens=24)[0]
+    weights, numbers = [], []
+    for drawn, advantages, copies in (
+        ([one, one, two, three], [1.0, 1.0, -2.0, 0.5], None),
+        ([one, two, three], [1.0, -2.0, 0.5], [2, 1, 1]),
+    ):
+        trainer = GrpoTrainer(
+            load_model(folder),
+            optax.sgd(0.5),
+            loss=LossConfig(),
+            shape=shape,
+            checkpoints=tmp_path / str(len(drawn)),
+        )
+        rows = pack_samples([prompt] * len(drawn), drawn, shape)
+        shares = [share * k for k in copies or [1] * len(drawn)]
+        numbers += trainer.update([Batch(rows, [len(x) for x in drawn], shares, advantages, copies)], [0])
+        weights.append([np.asarray(x) for x in jax.tree.leaves(nnx.state(trainer.model, nnx.Param))])
+        trainer.close()
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-4) and numbers[0]["tokens"] == 15
+    before = [np.asarray(x) for x in jax.tree.leaves(nnx.state(load_model(folder), nnx.Param))]
+    assert max(float(np.abs(a - b).max()) for a, b in zip(weights[0], before, strict=True)) > 1e-3
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
