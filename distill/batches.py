@@ -24,11 +24,13 @@ class Order:
     Attributes:
         n: number of examples.
         seed: seed of the run.
+        stages: of each example; the first epoch goes through them in ascending order, shuffled within each. None: one.
     """
 
-    def __init__(self, n: int, seed: int) -> None:
+    def __init__(self, n: int, seed: int, stages: np.ndarray[Any, Any] | None = None) -> None:
         self.n = n
         self.seed = seed
+        self.stages = stages
         self._epoch = -1
         self._permutation = np.empty(0, np.int64)
 
@@ -37,8 +39,18 @@ class Order:
         if epoch != self._epoch:
             bits = np.random.PCG64(np.random.SeedSequence([self.seed, epoch])).random_raw(self.n)
             self._permutation = np.argsort(bits, kind="stable")
+            if epoch == 0 and self.stages is not None:
+                by_stage = np.argsort(self.stages[self._permutation], kind="stable")
+                self._permutation = self._permutation[by_stage]
             self._epoch = epoch
         return int(self._permutation[offset])
+
+
+def length_stages(examples: Sequence[Example], count: int) -> np.ndarray[Any, Any]:
+    """Stage 0 … count - 1 of every example, (n,): as many examples in each, the shortest in the first."""
+    rank = np.empty(len(examples), np.int64)
+    rank[np.argsort([len(example.ids) for example in examples], kind="stable")] = np.arange(len(examples))
+    return rank * count // max(1, len(examples))
 
 
 def row_length(longest: int, max_length: int) -> int:
@@ -78,6 +90,7 @@ class Batch:
         total: the weights' sum.
         trained: targets whose weight is not 0.
         tokens: cells that are no padding.
+        further: what an objective wants of every cell beside these, (n, L, …).
     """
 
     rows: Rows
@@ -85,20 +98,17 @@ class Batch:
     total: float
     trained: int
     tokens: int
+    further: tuple[np.ndarray[Any, Any], ...] = ()
 
 
 def make_batch(examples: Sequence[Example], shape: RowShape, *, weighted: bool = True) -> Batch:
     """Pack examples; each sees itself alone."""
-    starts = [max(1, int(np.argmax(example.mask))) for example in examples]
     pieces = [
-        Piece(example.ids[:start], [example.ids[start:]], [number])
-        for number, (example, start) in enumerate(zip(examples, starts, strict=True))
+        Piece(example.ids[: example.start], [example.ids[example.start :]], [number])
+        for number, example in enumerate(examples)
     ]
     rows = (pack if shape.packed else alone)(pieces, shape.length)
-    values = [
-        example.mask[start:] * (example.weight if weighted else 1.0)
-        for example, start in zip(examples, starts, strict=True)
-    ]
+    values = [example.mask[example.start :] * (example.weight if weighted else 1.0) for example in examples]
     weights = rows.spread(values)
     return Batch(
         rows,
@@ -106,14 +116,27 @@ def make_batch(examples: Sequence[Example], shape: RowShape, *, weighted: bool =
         float(weights.sum(dtype=np.float64)),
         int(np.count_nonzero(weights)),
         int((rows.group > 0).sum()),
+        _top_tokens(rows, examples),
     )
+
+
+def _top_tokens(rows: Rows, examples: Sequence[Example]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Ids (n, L, K) int32 and log-probabilities (n, L, K) float32 of a teacher's likeliest tokens, if it was asked."""
+    tops = [example.top for example in examples if example.top is not None]
+    if len(tops) < len(examples):
+        return ()
+    ids, logprobs = (
+        np.stack([rows.spread([top[part][:, k] for top in tops]) for k in range(tops[0][part].shape[1])], -1)
+        for part in (0, 1)
+    )
+    return ids.astype(np.int32), logprobs
 
 
 class TrainStream:
     """Training batches of one run, from any step on.
 
     Tunix's trainer pulls and drops the batches it has seen; `skip` of them are None and cost nothing. The
-    stream ends after the last step, or at the first step behind `stop()`.
+    stream ends after the last step, or where `stop`, asked with the steps done before every other, says so.
 
     Attributes:
         skip: steps done before.
@@ -128,18 +151,20 @@ class TrainStream:
         *,
         steps: int,
         seed: int,
-        stop: Callable[[], bool],
+        stop: Callable[[int], bool],
+        short_first: int | None = None,
     ) -> None:
         self.skip = 0
         self.counts: dict[int, tuple[int, int]] = {}
         self._examples, self._shape, self._steps, self._stop = examples, shape, steps, stop
-        self._order = Order(len(examples), seed)
+        stages = None if short_first is None else length_stages(examples, short_first)
+        self._order = Order(len(examples), seed, stages)
 
     def __iter__(self) -> Iterator[Batch | None]:
         for _ in range(self.skip):
             yield None
         for step in range(self.skip, self._steps):
-            if self._stop():
+            if self._stop(step):
                 return
             batch = self.batch(step)
             self.counts[step + 1] = (batch.trained, batch.tokens)
@@ -147,9 +172,12 @@ class TrainStream:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, counted from 0."""
+        return make_batch(self.samples(step), self._shape)
+
+    def samples(self, step: int) -> list[Example]:
+        """What the batch of a step is made of."""
         first = step * self._shape.samples
-        chosen = [self._examples[self._order[first + i]] for i in range(self._shape.samples)]
-        return make_batch(chosen, self._shape)
+        return [self._examples[self._order[first + i]] for i in range(self._shape.samples)]
 
     def take_counts(self, step: int) -> tuple[int, int]:
         return self.counts.pop(step)
@@ -168,13 +196,10 @@ class TrainStream:
 
 
 class EvalBatches:
-    """Validation batches in order; can be iterated again and again."""
+    """Validation batches in order, none where there is nothing to validate on; can be iterated again and again."""
 
     def __init__(self, examples: Sequence[Example], shape: RowShape) -> None:
         self._examples, self._shape = examples, shape
-
-    def __len__(self) -> int:
-        return -(-len(self._examples) // self._shape.samples)
 
     def __iter__(self) -> Iterator[Batch]:
         for start in range(0, len(self._examples), self._shape.samples):

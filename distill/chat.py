@@ -129,6 +129,25 @@ def encode_example(
     return _encode(_pieces(messages, template), tokenizer)
 
 
+def without_reasoning(messages: Sequence[Message], style: TagStyle) -> list[dict[str, str]]:
+    """The messages, the assistant's without what it thought: only what stands behind its last closing tag.
+
+    R1's own template leaves the reasoning of earlier turns out of a prompt. An answer without reasoning stays as it
+    is; one that never closed it keeps nothing but an ellipsis, because nothing of it was meant for the user.
+    """
+    found = []
+    for message in messages:
+        content = message["content"]
+        if message["role"] == "assistant":
+            parsed = style.parse(content)
+            if not parsed.closed:
+                content = "…"
+            elif parsed.reasoning is not None:
+                content = content[content.rfind(style.think_close) + len(style.think_close) :].strip() or "…"
+        found.append({"role": message["role"], "content": content})
+    return found
+
+
 def render_prompt_text(messages: Sequence[Message], template: Template) -> str:
     """The prompt as text, for a completion endpoint that tokenises by itself. Endpoints add <bos>: it is left out.
 
@@ -138,12 +157,48 @@ def render_prompt_text(messages: Sequence[Message], template: Template) -> str:
     """
     _check(messages, ends_with="user")
     for i, message in enumerate(messages):
-        if found := [token for token in _CONTROL if token in message["content"]]:
+        if found := control_text([message]):
             raise UserError(
-                f"message {i} ({message['role']}) holds {found[0]}, which an endpoint would read as a control token"
+                f"message {i} ({message['role']}) holds {found}, which an endpoint would read as a control token"
             )
     written = {"bos": "", "eos": "<eos>", "start_of_turn": "<start_of_turn>", "end_of_turn": "<end_of_turn>"}
     return "".join(written.get(piece.kind, piece.text) for piece in _pieces(messages, template))
+
+
+def control_text(messages: Sequence[Message]) -> str | None:
+    """The first control token that a message holds as text, as conversations do that were rendered before."""
+    return next((t for m in messages for t in _CONTROL if t in m["content"]), None)
+
+
+def lint(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """What is wrong with the marks of an encoded conversation, a line each; nothing with one that is rendered here.
+
+    Meant for what other renderers make: a chat template that writes <bos> before a tokenizer that adds one, and
+    turns that never end, which teach a model not to stop.
+    """
+    found = []
+    if tokenizer.bos_id not in ids[:1]:
+        found.append("it does not begin with <bos>")
+    found += [f"<bos> again at token {i}" for i, token in enumerate(ids) if i and token == tokenizer.bos_id]
+    if tokenizer.start_of_turn_id is not None:
+        opened: int | None = None
+        for i, token in enumerate(ids):
+            if token == tokenizer.start_of_turn_id:
+                if opened is not None:
+                    found.append(f"the turn that begins at token {opened} has no <end_of_turn>")
+                opened = i
+            elif token == tokenizer.end_of_turn_id:
+                if opened is None:
+                    found.append(f"<end_of_turn> at token {i}, and no turn has begun")
+                opened = None
+        if opened is not None and not _awaits_an_answer(ids[opened:], tokenizer):
+            found.append(f"the turn that begins at token {opened} has no <end_of_turn>")
+    return found
+
+
+def _awaits_an_answer(turn: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """Is it a prompt's last turn, the model's, with nothing in it?"""
+    return list(turn[1:]) == list(tokenizer.encode("model\n"))
 
 
 def _check(messages: Sequence[Message], *, ends_with: str) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.chat import Template, encode_example
+from distill.chat import Template, control_text, encode_example
 from filters.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,11 +42,26 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An encoded sample: token ids (L), which of them are trained on (L), weight."""
+    """An encoded sample.
+
+    Attributes:
+        ids, mask: token ids (L), and which of them are trained on.
+        weight: factor on its tokens in the loss.
+        where: its file and row, for messages to people.
+        top: a teacher's likeliest tokens and their log-probabilities, (N, K) each, for the N tokens from `start` on;
+            None where no teacher was asked.
+    """
 
     ids: np.ndarray[Any, Any]
     mask: np.ndarray[Any, Any]
     weight: float
+    where: str = ""
+    top: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None = None
+
+    @property
+    def start(self) -> int:
+        """Index of the first token that is trained on: what stands before it is the prompt. At least 1."""
+        return max(1, int(self.mask.argmax()))
 
 
 @dataclass(slots=True)
@@ -61,6 +76,7 @@ class Dataset:
         too_long: rows left out because they exceed `max_length`; none is ever cut.
         longest_left_out: tokens of the longest of them.
         held_out: rows of the split "test", never trained on.
+        rendered: the first mark of a turn that stands in a message as text; None where none does.
     """
 
     source: str
@@ -71,6 +87,7 @@ class Dataset:
     too_long: int = 0
     longest_left_out: int = 0
     held_out: int = 0
+    rendered: str | None = None
 
     @property
     def longest(self) -> int:
@@ -87,6 +104,15 @@ class Dataset:
                 f"{self.too_long} left out as too long (the longest has {self.longest_left_out} tokens)"
             )
         return ", ".join(parts)
+
+    def warning(self) -> str | None:
+        """What a person should know before a training begins; None where the data are as they should be."""
+        if self.rendered is None:
+            return None
+        return (
+            f"{self.rendered} as text: were these conversations rendered before? They are rendered here, and what "
+            "looks like a mark is trained on as characters"
+        )
 
 
 def load_dataset(source: str, template: Template, tokenizer: Tokenizer, max_length: int) -> Dataset:
@@ -120,7 +146,9 @@ def load_dataset(source: str, template: Template, tokenizer: Tokenizer, max_leng
             dataset.too_long += 1
             dataset.longest_left_out = max(dataset.longest_left_out, len(ids))
             continue
-        example = Example(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), sample.weight)
+        if dataset.rendered is None and (found := control_text(sample.messages)):
+            dataset.rendered = f"{found} in {sample.where}"
+        example = Example(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), sample.weight, sample.where)
         (dataset.train if sample.split == "train" else dataset.validation).append(example)
     dataset.fingerprint = digest.digest()[:16].hex()
     if not dataset.train:
@@ -136,9 +164,8 @@ def read_samples(source: str) -> Iterator[Sample]:
     """
     path = Path(source)
     if path.exists():
-        for file in _files(path):
-            rows = _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
-            yield from _samples(rows, str(file), _split_of_name(file.name))
+        for file in files_of(path):
+            yield from _samples(_rows(file, _COLUMNS, "messages"), str(file), _split_of_name(file.name))
     elif source.count("/") == 1 and not source.startswith((".", "/", "~")):
         yield from _hub(source)
     else:
@@ -147,7 +174,32 @@ def read_samples(source: str) -> Iterator[Sample]:
         )
 
 
-def _files(path: Path) -> list[Path]:
+def read_rows(source: str, columns: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a file or folder of Parquet or JSONL in a fixed order, with where they stand; of Parquet these columns.
+
+    Raises:
+        UserError: nothing there, or it cannot be read.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{source} does not exist: give a folder or file of Parquet or JSONL")
+    for file in files_of(path):
+        for position, row in _rows(file, columns):
+            yield f"{file}, {position}", row
+
+
+def _rows(
+    file: Path, columns: Sequence[str], required: str | None = None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return _parquet(file, columns, required) if file.suffix == ".parquet" else _jsonl(file)
+
+
+def files_of(path: Path) -> list[Path]:
+    """The Parquet or JSONL files of a source, in the order in which they are read.
+
+    Raises:
+        UserError: there is none.
+    """
     if path.is_file():
         if path.suffix not in (".parquet", ".jsonl"):
             raise UserError(f"data {path}: only .parquet and .jsonl files can be read")
@@ -168,17 +220,19 @@ def _split_of_name(name: str) -> str:
     return next((s for s in SPLITS if name.startswith((f"{s}-", f"{s}."))), "train")
 
 
-def _parquet(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _parquet(
+    file: Path, columns: Sequence[str], required: str | None
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(file) as reader:
             names = reader.schema_arrow.names
-            if "messages" not in names:
-                raise UserError(f"{file} has no column messages; it has {', '.join(names)}")
+            if required is not None and required not in names:
+                raise UserError(f"{file} has no column {required}; it has {', '.join(names)}")
             row = 0
-            for batch in reader.iter_batches(_PARQUET_ROWS, columns=[c for c in _COLUMNS if c in names]):
+            for batch in reader.iter_batches(_PARQUET_ROWS, columns=[c for c in columns if c in names]):
                 for value in batch.to_pylist():
                     row += 1
                     yield f"row {row}", value

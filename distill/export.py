@@ -1,16 +1,22 @@
-"""From a training folder to a Hugging Face folder."""
+"""From a training folder, or any model, to a Hugging Face folder, PEFT adapters, or a GGUF."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from distill import training_log as log
-from distill.gemma.config import GemmaConfig
-from distill.gemma.folder import ModelFolder
+from distill.gemma.folder import ModelFolder, resolve_model
+from distill.gemma.gguf import Weights, to_gguf
+from distill.gemma.saving import copy_tokenizer, publish, write_folder, write_json
+from distill.lora_settings import LoraConfig
 from filters.errors import UserError
+
+Step = int | Literal["final", "best"]
 
 
 def checkpoint_steps(out_dir: str | os.PathLike[str]) -> list[int]:
@@ -21,53 +27,203 @@ def checkpoint_steps(out_dir: str | os.PathLike[str]) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is exported: a finished model, or a training folder at a step."""
+
+    path: Path
+    manifest: dict[str, Any] | None
+    step: Step
+
+    @classmethod
+    def find(cls, name: str | os.PathLike[str], step: Step) -> _Source:
+        out = Path(name)
+        manifest = log.read_manifest(out) if out.is_dir() else None
+        if manifest is None:
+            if step != "final":
+                raise UserError(f"{out} is no folder that `distill train` wrote: it has no {log.MANIFEST}")
+            return cls(resolve_model(name), None, step)
+        if step == "best" and not (out / log.BEST).is_dir() and manifest["status"] != "done":
+            raise UserError(f"{out} is not finished, and no validation so far was made whose model was kept")
+        steps = checkpoint_steps(out)
+        listed = ", ".join(map(str, steps)) or "none"
+        if step == "final" and manifest["status"] != "done":
+            raise UserError(f"{out} is not finished; give --step, one of its checkpoints ({listed})")
+        if isinstance(step, int) and step not in steps:
+            raise UserError(f"{out} has no checkpoint of step {step}; it has {listed}")
+        return cls(out, manifest, step)
+
+    @property
+    def finished(self) -> Path | None:
+        """The folder of a model that is there as a whole."""
+        if self.manifest is None:
+            return self.path
+        if self.step == "best" and (self.path / log.BEST).is_dir():
+            return self.path / log.BEST
+        return None if isinstance(self.step, int) else self.path / log.MODEL
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        settings = (self.manifest or {"config": {}})["config"].get("lora")
+        return None if settings is None else LoraConfig(**settings | {"targets": tuple(settings["targets"])})
+
+
 def export(
-    out_dir: str | os.PathLike[str], target: str | os.PathLike[str], step: int | Literal["final"] = "final"
+    source: str | os.PathLike[str], target: str | os.PathLike[str], step: Step = "final"
 ) -> ModelFolder:
-    """Write a checkpoint of a training folder as an HF folder that transformers, vLLM and this package load.
+    """Write a model as an HF folder that transformers, vLLM and this package load; adapters are added in.
 
     Args:
-        out_dir: what `distill.sft.train` wrote.
+        source: what `distill.sft.train` wrote, or a model as `distill.gemma.folder.resolve_model` finds it.
         target: a folder that is not there yet, or is empty.
-        step: an optimiser step that has a checkpoint, or "final" for the finished model.
+        step: an optimiser step that has a checkpoint, "final" for the finished model, or "best" for that of the
+            best validation, which is the finished one where no validation before it was better.
 
     Raises:
-        UserError: no training folder, no such step (names those that there are), a run that is not finished,
+        UserError: no such model, no such step (names those that there are), a run that is not finished,
             or a target that is there.
     """
-    out = Path(out_dir)
-    manifest = log.read_manifest(out)
-    if manifest is None:
-        raise UserError(f"{out} is no folder that `distill train` wrote: it has no {log.MANIFEST}")
-    steps = checkpoint_steps(out)
-    listed = ", ".join(map(str, steps)) or "none"
-    if step == "final":
-        if manifest["status"] != "done":
-            raise UserError(f"{out} is not finished; give --step, one of its checkpoints ({listed})")
-        return _copy(ModelFolder.open(out / log.MODEL), target)
-    if step not in steps:
-        raise UserError(f"{out} has no checkpoint of step {step}; it has {listed}")
-    return _from_checkpoint(out, manifest, target, step)
+    found = _Source.find(source, step)
+    if found.finished is not None:
+        return _copy(ModelFolder.open(found.finished), target)
+    model, base = _restored(found)
+    return save_trained(model, base, target)
+
+
+def export_adapter(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], step: Step = "final"
+) -> Path:
+    """Write the adapters alone, as PEFT reads them. Raises as `export`, and where every weight was trained."""
+    found = _Source.find(source, step)
+    if found.manifest is None or found.lora is None:
+        raise UserError(f"{source} has no adapters: every weight was trained; export it whole")
+    if found.step == "best":
+        raise UserError(
+            "of the best validation the whole model is kept; export it without --to peft, or give a step"
+        )
+    if found.step == "final":
+        place = _free(Path(target))
+        shutil.copytree(found.path / log.ADAPTER, place)
+        return place
+    model, base = _restored(found)
+    return save_adapter(model, base, found.lora, target)
+
+
+def export_gguf(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    step: Step = "final",
+    *,
+    weights: Weights = "f16",
+) -> Path:
+    """Write one GGUF, see `distill.gemma.gguf.to_gguf`. Raises as `export` and as that."""
+    found = _Source.find(source, step)
+    if found.finished is not None:
+        return to_gguf(ModelFolder.open(found.finished), target, weights=weights, name=found.path.name)
+    whole = Path(target).parent / f".{Path(target).name}.hf-{os.getpid()}"
+    try:
+        return to_gguf(export(source, whole, step), target, weights=weights, name=found.path.name)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------- what is written
+
+
+def save_trained(
+    model: Any, base: ModelFolder, target: str | os.PathLike[str], *, overwrite: bool = False
+) -> ModelFolder:
+    """A trained model as an HF folder, with its base's tokenizer.
+
+    With adapters, they are added to the base's own weights, in the base's dtypes.
+    """
+    from distill.gemma.checkpoint import hf_tensors
+    from distill.gemma.mesh import is_first, meet
+    from distill.lora import has_adapters, merged_tensors
+
+    tensors = merged_tensors(model, base) if has_adapters(model) else hf_tensors(model, base.config)
+    if is_first():
+        write_folder(target, base.config, tensors, copy_tokenizer(base.path), overwrite=overwrite)
+    else:
+        deque(tensors, maxlen=0)  # all processes gather a tensor together
+    meet(f"saved {target}")
+    return ModelFolder.open(target)
+
+
+def save_adapter(
+    model: Any,
+    base: ModelFolder,
+    lora: LoraConfig,
+    target: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """adapter_config.json and adapter_model.safetensors, the folder whole or not at all.
+
+    Raises:
+        UserError: the folder is there.
+    """
+    from safetensors.numpy import save_file
+
+    from distill.gemma.mesh import is_first, meet
+    from distill.lora import peft_tensors
+
+    tensors = peft_tensors(model, base)
+    if not is_first():
+        meet(f"saved {target}")
+        return Path(target)
+    place = Path(target) if overwrite else _free(Path(target))
+    temporary = place.parent / f".{place.name}.tmp-{os.getpid()}"
+    temporary.mkdir(parents=True)
+    try:
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_json(temporary / "adapter_config.json", lora.to_peft(str(base.path)))
+        publish(temporary, place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    meet(f"saved {target}")
+    return place
+
+
+def _free(target: Path) -> Path:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is there already; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        target.rmdir()
+    return target
 
 
 def _copy(folder: ModelFolder, target: str | os.PathLike[str]) -> ModelFolder:
-    from distill.gemma.checkpoint import load_model, save_model
+    from distill.gemma.checkpoint import read_tensor, text_tensors
 
-    model = load_model(folder, dtype=folder.config.dtype)
-    return save_model(model, folder.config, target, tokenizer_from=folder.path)
+    tensors = ((name, read_tensor(info)) for name, info in text_tensors(folder).items())
+    return write_folder(target, folder.config, tensors, copy_tokenizer(folder.path))
 
 
-def _from_checkpoint(
-    out: Path, manifest: dict[str, Any], target: str | os.PathLike[str], step: int
-) -> ModelFolder:
+def _restored(source: _Source) -> tuple[Any, ModelFolder]:
+    """The model of a checkpoint, and the folder whose config and tokenizer are its own."""
     import numpy as np
 
-    from distill.gemma.checkpoint import model_from_arrays, save_model
+    from distill.gemma.checkpoint import load_model, model_from_arrays
+    from distill.lora import attach
     from distill.trainer import restore_model
 
-    file = out / log.BASE / "config.json"
-    config = GemmaConfig.from_hf(json.loads(file.read_text(encoding="utf-8")), str(file))
-    dtype = manifest["config"]["dtype"]
-    model = model_from_arrays(config, lambda _, shape: np.zeros(shape, np.float32), dtype=dtype)
-    restore_model(model, out / log.CHECKPOINTS, step)
-    return save_model(model, config, target, tokenizer_from=out / log.BASE)
+    assert source.manifest is not None and isinstance(source.step, int)
+    settings, student = source.manifest["config"], source.manifest["student"]
+    if source.lora is not None:
+        base = ModelFolder.open(resolve_model(student["name"]))
+        if base.content_hash != student["content_hash"]:
+            raise UserError(
+                f"{student['name']} is not the model that the adapters of {source.path} were trained on: its content "
+                f"is {base.content_hash}, theirs was {student['content_hash']}"
+            )
+        model = load_model(base, dtype=settings.get("compute") or settings["dtype"])
+        attach(model, source.lora, seed=settings["seed"])
+    else:
+        base = ModelFolder.without_weights(source.path / log.BASE)
+        model = model_from_arrays(
+            base.config, lambda _, shape: np.zeros(shape, np.float32), dtype=settings["dtype"]
+        )
+    restore_model(model, source.path / log.CHECKPOINTS, source.step)
+    return model, base

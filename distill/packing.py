@@ -87,7 +87,7 @@ class Rows:
     def gather(self, cells: np.ndarray[Any, Any], lengths: Sequence[int]) -> list[np.ndarray[Any, Any]]:
         """The inverse of `spread`: the cells of every completion, in order, as one array a sample number."""
         starts = np.cumsum([0, *lengths])
-        flat = np.zeros(starts[-1], cells.dtype)
+        flat = np.zeros((starts[-1], *cells.shape[2:]), cells.dtype)
         where = self.sample >= 0
         flat[starts[self.sample[where]] + self.offset[where]] = cells[where]
         return np.split(flat, starts[1:-1])

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 if TYPE_CHECKING:
-    from distill.sft import Progress
+    from distill.train_result import Progress
 
 LINE_SECONDS = 5.0
 
@@ -59,6 +59,8 @@ def describe(progress: Progress) -> str:
     parts = [f"loss {progress.loss:.4f}", f"lr {progress.learning_rate:.2e}"]
     if progress.eval_loss is not None:
         parts.insert(1, f"validation {progress.eval_loss:.4f}")
+    if progress.accuracy is not None:
+        parts.append(f"accuracy {progress.accuracy:.1%}")
     if progress.eta_s is not None:
         minutes, seconds = divmod(round(progress.eta_s), 60)
         hours, minutes = divmod(minutes, 60)

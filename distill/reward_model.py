@@ -40,6 +40,7 @@ from distill.chat import Template, parse_template
 from distill.gemma.checkpoint import load_model, save_model
 from distill.gemma.folder import ModelFolder, read_header, resolve_model
 from distill.gemma.forward import hidden_states
+from distill.gemma.saving import publish
 from distill.gemma.tokenizer import Tokenizer
 from distill.preference_data import (
     Encoded,
@@ -413,18 +414,9 @@ def _save(net: RewardNet, base: ModelFolder, out: Path, manifest: dict[str, Any]
         saved = save_model(net.backbone, base.config, building, tokenizer_from=base.path)
         head = {"kernel": np.asarray(net.kernel[...]), "bias": np.asarray(net.bias[...]).reshape(1)}
         save_file(head, building / HEAD)
-        with (building / HEAD).open("rb") as stream:
-            os.fsync(stream.fileno())
         whole = {"format": FORMAT, **manifest, "backbone": saved.content_hash}
         log.write_atomically(building / MANIFEST, json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
-        if out.exists():
-            out.rmdir()  # it is empty, `_finished` saw to that
-        building.rename(out)
-        parent = os.open(out.parent, os.O_RDONLY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+        publish(building, out)  # what is there is empty, `_finished` saw to that
     finally:
         shutil.rmtree(building, ignore_errors=True)
 

@@ -10,177 +10,35 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from distill import training_log as log
 from distill.chat import parse_template
 from distill.data import Dataset, load_dataset
+from distill.distillation import OnPolicy, TopK
 from distill.gemma.folder import ModelFolder, resolve_model
+from distill.gemma.mesh import asked_to_stop, is_first, meet, processes
 from distill.gemma.tokenizer import Tokenizer
+from distill.reporting import check_reports, open_sinks
+from distill.sampled import AccuracyProbe
 from distill.stopping import stop_signals
+from distill.train_identity import (
+    copy_base,
+    manifest_of,
+    model_is_whole,
+    prepare_teacher,
+    refuse_another_run,
+    refuse_foreign_folder,
+)
+from distill.train_result import Progress, TrainResult, criterion, described, result_of
+from distill.train_settings import TrainConfig
 from filters.errors import UserError
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """Where a training lies, and what it holds at a time. It decides about rounding alone.
-
-    Attributes:
-        rows: rows of a micro-batch, rounded up to a multiple of `fsdp`; a step has as many micro-batches as its
-            samples fill.
-        row_length: tokens of a row; None: the longest sample's, rounded up to 16.
-        packing: several samples in a row, each as if it stood alone; False: one in each, and padding.
-        fsdp, tp: devices among which parameters and rows, and matrix products, are divided.
-        compute: dtype of the forward and backward pass; None: that of the weights.
-        remat, attention_chunk: see `distill.gemma.forward.hidden_states`.
-    """
-
-    rows: int = 8
-    row_length: int | None = None
-    packing: bool = True
-    fsdp: int = 1
-    tp: int = 1
-    compute: str | None = None
-    remat: Literal["none", "layer"] = "none"
-    attention_chunk: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "row_length", "fsdp", "tp", "attention_chunk"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} must be above 0, got {value}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """Everything that decides about a training run beside its data and its student.
-
-    Attributes:
-        job: name of the job in the metrics.
-        template: how conversations are laid out, see `distill.chat.parse_template`.
-        max_steps, epochs: one of the two; steps are optimiser steps, an epoch may be a fraction.
-        batch_size: samples of an optimiser step.
-        max_length: in tokens; longer samples are left out and counted.
-        learning_rate: the peak, reached after `warmup_steps`; a cosine falls to a tenth of it.
-        weight_decay, b1, b2: AdamW's. Norm scales do not decay.
-        clip: bound of the gradient's global norm.
-        seed: of the order of the samples.
-        eval_every: validation loss every so many steps, and before the first and after the last; 0: only
-            those two.
-        checkpoint_every, keep: a checkpoint every so many steps, the latest `keep` stay.
-        dtype: "float32" or "bfloat16", of weights and optimiser.
-        layout: devices and memory.
-    """
-
-    job: str = "sft"
-    template: str = "gemma:r1"
-    max_steps: int | None = None
-    epochs: float | None = None
-    batch_size: int = 32
-    max_length: int = 1024
-    learning_rate: float = 1e-4
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.95
-    clip: float = 1.0
-    seed: int = 0
-    eval_every: int = 0
-    checkpoint_every: int = 100
-    keep: int = 2
-    dtype: str = "float32"
-    layout: Layout = field(default_factory=Layout)
-
-    def __post_init__(self) -> None:
-        parse_template(self.template)
-        if (self.max_steps is None) == (self.epochs is None):
-            raise UserError("give max_steps or epochs, one of the two")
-        positive = ("max_steps", "epochs", "batch_size", "learning_rate", "clip")
-        for name in (*positive, "checkpoint_every", "keep"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} must be above 0, got {value}")
-        for name in ("warmup_steps", "weight_decay", "seed", "eval_every"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        if self.max_length < 8:
-            raise UserError(f"max_length must be at least 8 tokens, got {self.max_length}")
-        if self.layout.row_length is not None and self.layout.row_length < self.max_length:
-            raise UserError(
-                f"row_length {self.layout.row_length} must hold a sample of max_length {self.max_length}"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype must be float32 or bfloat16, got {self.dtype!r}")
-
-    def steps_for(self, samples: int) -> int:
-        """Optimiser steps of a run over so many training samples.
-
-        Raises:
-            UserError: the warm-up would not end before the run does.
-        """
-        if self.max_steps is not None:
-            steps = self.max_steps
-        else:
-            steps = math.ceil((self.epochs or 0) * samples / self.batch_size)
-        if self.warmup_steps >= steps and self.warmup_steps:
-            raise UserError(
-                f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run"
-            )
-        return steps
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step, steps: optimiser steps done, of all.
-        loss: of the last step, nats per token trained on.
-        learning_rate: of the last step.
-        tokens_per_second: tokens that are no padding, over the latest steps; 0 until two steps are done.
-        eta_s: seconds to go, None until two steps are done.
-        eval_loss: latest validation loss, None where there is none.
-    """
-
-    step: int
-    steps: int
-    loss: float
-    learning_rate: float
-    tokens_per_second: float
-    eta_s: float | None
-    eval_loss: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a finished run leaves.
-
-    Attributes:
-        model: the HF folder.
-        metrics: metrics.parquet.
-        steps: optimiser steps.
-        train_loss, eval_loss: the last ones; eval_loss None without validation samples.
-        resumed_from: step of the checkpoint the run went on from, 0 for a fresh one.
-        already_done: nothing had to be done.
-        dataset: the line that counts the data's samples.
-        seconds: of work, over all processes that had a part in it; None where it is not known.
-    """
-
-    model: Path
-    metrics: Path
-    steps: int
-    train_loss: float | None
-    eval_loss: float | None
-    resumed_from: int
-    already_done: bool
-    dataset: str
-    seconds: float | None
+if TYPE_CHECKING:
+    from distill.batches import TrainStream
 
 
 def train(
@@ -208,19 +66,26 @@ def train(
             full or read-only disk.
         ModuleNotFoundError: the extra [train] is not installed.
     """
-    say = on_message or (lambda _: None)
     if importlib.util.find_spec("tunix") is None:  # said before anything is read; importing it takes seconds
         raise ModuleNotFoundError("training needs tunix: pip install 'r1-factory[train]'", name="tunix")
+    check_reports(config.report)
+    _refuse_several_processes(config)
+    first = is_first()
+    say = on_message if on_message is not None and first else lambda _: None
     folder = ModelFolder.open(resolve_model(student))
     tokenizer = Tokenizer.load(folder.path)
     dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
     say(dataset.summary())
+    if warning := dataset.warning():
+        say(warning)
+    teacher = prepare_teacher(config, dataset, tokenizer)
     out = Path(out_dir)
-    with log.disk_faults(out), log.locked(out):
-        manifest = _manifest(config, dataset, folder, os.fspath(student))
+    with log.disk_faults(out), log.locked(out) if first else nullcontext():
+        manifest = manifest_of(config, dataset, folder, os.fspath(student), teacher)
         previous = log.read_manifest(out)
+        meet("manifest read")
         if previous is not None:
-            _refuse_another_run(out, previous, manifest)
+            refuse_another_run(out, previous, manifest)
             if previous["status"] == "done" and not model_is_whole(out, previous):
                 say(f"{out / log.MODEL} is not as it was saved; it is made again from the last checkpoint")
             elif previous["status"] == "done":
@@ -228,15 +93,28 @@ def train(
                 return _finished(config, out, dataset, previous)
         else:
             refuse_foreign_folder(out)
-            copy_base(folder, out)
-            log.write_manifest(out, manifest)
-        job = _Job(config, dataset, folder, tokenizer, out, on_progress, say)
+            meet("nothing there")
+            if first:
+                copy_base(folder, out)
+                log.write_manifest(out, manifest)
+        job = _Job(config, dataset, folder, tokenizer, out, on_progress if first else None, say)
         result = job.run()
         model = ModelFolder.open(result.model).content_hash
-        log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
+        if first:
+            log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
         if job.stopped_by is not None:  # it came behind the last step; nothing more is to be begun
             raise stopped(job.stopped_by, job.steps, job.steps)
         return result
+
+
+def _refuse_several_processes(config: TrainConfig) -> None:
+    """What draws samples keeps its rows in one process."""
+    asks = config.accuracy is not None or isinstance(config.distillation, OnPolicy)
+    if asks and processes() > 1:
+        raise UserError(
+            f"{processes()} processes train together, and a model is sampled from in one alone: leave out the "
+            "questions of the evaluation, and on-policy distillation"
+        )
 
 
 # ----------------------------------------------------------------------------------------------- the job
@@ -255,14 +133,14 @@ class _Job:
         on_progress: Callable[[Progress], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        from distill.batches import EvalBatches, RowShape, TrainStream, row_length
+        from distill.batches import EvalBatches, RowShape
         from distill.trainer import cosine_schedule
 
         self.config, self.folder, self.out, self.say = config, folder, out, say
-        self.dataset = dataset
+        self.dataset, self.tokenizer = dataset, tokenizer
         self.on_progress = on_progress
         self.steps = config.steps_for(len(dataset.train))
-        self.journal = log.Journal(out, config.job)
+        self.journal = log.Journal(out, config.job, writes=is_first())
         self.schedule = cosine_schedule(
             config.learning_rate, steps=self.steps, warmup=config.warmup_steps, final_fraction=0.1
         )
@@ -271,65 +149,122 @@ class _Job:
         self.shape = RowShape(
             config.batch_size,
             rows=-(-layout.rows // layout.fsdp) * layout.fsdp,
-            length=layout.row_length or row_length(dataset.longest, config.max_length),
+            length=layout.row_length or _row_length(config, dataset),
             packed=layout.packing,
         )
-        self.stream = TrainStream(
-            dataset.train,
-            self.shape,
-            steps=self.steps,
-            seed=config.seed,
-            stop=lambda: self.stopped_by is not None,
-        )
-        self.evaluation = EvalBatches(dataset.validation, self.shape) if dataset.validation else None
-        self.last_step = 0
+        validated = dataset.validation or config.accuracy is not None
+        self.evaluation = EvalBatches(dataset.validation, self.shape) if validated else None
+        self.probe: AccuracyProbe | None = None
         self.clock: deque[tuple[float, int]] = deque(maxlen=21)
 
     def run(self) -> TrainResult:
-        from distill.gemma.checkpoint import save_model
+        from distill.export import save_adapter, save_trained
 
-        samples, full = self.stream.fullness()
-        self.say(
-            f"{samples:.1f} samples in a row of {self.shape.length} tokens, {full:.0%} of the cells in use"
-        )
-        with stop_signals(self._stop):
-            trainer = self._trainer()
+        # Several processes stop behind the same step: JAX takes the signal, and lets them agree.
+        with stop_signals(self._stop) if processes() == 1 else nullcontext():
+            trainer = self.trainer = self._trainer()
+            self.stream = self._stream(trainer.model)
+            self.probe = self._probe(trainer.model)
             restored = int(trainer.train_steps)
             if restored:
                 self.say(f"going on at step {restored} of {self.steps}")
             self.journal.open(restored)
+            if is_first():
+                self.journal.sinks = open_sinks(
+                    self.config.report, self.out, self.config.job, dataclasses.asdict(self.config), restored
+                )
             self.stream.skip = restored
-            self.last_step = restored
             try:
                 done = trainer.run(self.stream, self.evaluation)
             finally:
                 self.journal.close()
+                if self.probe is not None:
+                    self.probe.close()
             if done < self.steps:
                 assert self.stopped_by is not None
                 raise stopped(self.stopped_by, done, self.steps)
-            saved = save_model(
-                trainer.model,
-                self.folder.config,
-                self.out / log.MODEL,
-                tokenizer_from=self.out / log.BASE,
-                overwrite=True,
-            )
-        return TrainResult(
-            model=saved.path,
-            metrics=self.journal.fold(),
-            steps=self.steps,
-            train_loss=self.journal.last("train/loss"),
-            eval_loss=self.journal.last("eval/loss"),
+            if self.config.lora is not None:
+                save_adapter(
+                    trainer.model, self.folder, self.config.lora, self.out / log.ADAPTER, overwrite=True
+                )
+            save_trained(trainer.model, self.folder, self.out / log.MODEL, overwrite=True)
+        return result_of(
+            self.journal,
+            self.config,
+            self.out,
+            self.dataset,
             resumed_from=restored,
             already_done=False,
-            dataset=self.dataset.summary(),
             seconds=round(self.journal.elapsed, 3),
         )
+
+    def _stream(self, model: Any) -> TrainStream:
+        from distill.batches import TrainStream
+
+        config, layout = self.config, self.config.layout
+        common: dict[str, Any] = {
+            "steps": self.steps,
+            "seed": config.seed,
+            "stop": self._stopping,
+        }
+        if isinstance(config.distillation, OnPolicy):
+            from distill.gemma.mesh import make_mesh
+            from distill.on_policy import OnPolicyStream
+
+            return OnPolicyStream(
+                self.dataset.train,
+                self.shape,
+                **common,
+                settings=config.distillation,
+                model=model,
+                tokenizer=self.tokenizer,
+                mesh=make_mesh(layout.fsdp, layout.tp),
+                dtype=layout.compute,
+            )
+        stream = TrainStream(self.dataset.train, self.shape, **common, short_first=config.short_first)
+        samples, full = stream.fullness()
+        self.say(
+            f"{samples:.1f} samples in a row of {self.shape.length} tokens, {full:.0%} of the cells in use"
+        )
+        return stream
+
+    def _probe(self, model: Any) -> AccuracyProbe | None:
+        from distill.gemma.mesh import make_mesh
+
+        config, layout = self.config, self.config.layout
+        if config.accuracy is None:
+            return None
+        return AccuracyProbe(
+            config.accuracy,
+            model,
+            parse_template(config.template),
+            self.tokenizer,
+            seed=config.seed,
+            mesh=make_mesh(layout.fsdp, layout.tp),
+            dtype=layout.compute,
+        )
+
+    def _objective(self, mesh: Any) -> tuple[Any, Any]:
+        """What is minimised, and what it wants in every step."""
+        from distill.gemma.checkpoint import load_model
+        from distill.loss import Likelihood, ReverseDivergence, TopKDivergence
+
+        match self.config.distillation:
+            case None:
+                return Likelihood(), None
+            case TopK(share=share):
+                return TopKDivergence(share), None
+            case OnPolicy(teacher=teacher):
+                folder = ModelFolder.open(resolve_model(teacher))
+                return ReverseDivergence.from_teacher(
+                    load_model(folder, dtype=self.config.layout.compute or "float32", mesh=mesh)
+                )
 
     def _trainer(self) -> Any:
         from distill.gemma.checkpoint import load_model
         from distill.gemma.forward import logit_chunk
         from distill.gemma.mesh import make_mesh
+        from distill.lora import attach
         from distill.loss import PassConfig
         from distill.trainer import SftTrainer, adamw
 
@@ -338,9 +273,16 @@ class _Job:
         optimizer = adamw(
             self.schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip=config.clip
         )
+        frozen = config.lora is not None
+        model = load_model(self.folder, dtype=(layout.compute if frozen else None) or config.dtype, mesh=mesh)
+        if config.lora is not None:
+            attach(model, config.lora, seed=config.seed, mesh=mesh)
+        objective, shared = self._objective(mesh)
         return SftTrainer(
-            load_model(self.folder, dtype=config.dtype, mesh=mesh),
+            model,
             optimizer,
+            objective=objective,
+            shared=shared,
             shape=self.shape,
             checkpoints=self.out / log.CHECKPOINTS,
             checkpoint_every=config.checkpoint_every,
@@ -358,17 +300,18 @@ class _Job:
             ),
         )
 
+    def _stopping(self, step: int) -> bool:
+        if asked_to_stop(step):
+            self._stop(signal.SIGTERM)
+        return self.stopped_by is not None
+
     def _stop(self, number: signal.Signals) -> None:
         self.stopped_by = number
         self.say(f"{number.name}: saving a checkpoint; once more ends the process at once")
 
-    def on_step(self, step: int, loss: float, grad_norm: float) -> None:
+    def on_step(self, step: int, loss: float, grad_norm: float, sums: Mapping[str, float]) -> None:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise UserError(
-                f"step {step}: the loss is {loss}, the gradient's norm {grad_norm}; nothing of this step is saved. "
-                "Try a lower learning rate or more warm-up steps in a new folder",
-                exit_code=1,
-            )
+            raise UserError(self._not_finite(step, loss, grad_norm), exit_code=1)
         trained, real = self.stream.take_counts(step)
         rate = float(self.schedule(step - 1))
         self.journal.add(
@@ -378,13 +321,39 @@ class _Job:
                 "train/grad_norm": grad_norm,
                 "train/learning_rate": rate,
                 "train/tokens": float(trained),
+                **(
+                    {f"train/{name}": value for name, value in sums.items()}
+                    if self.config.distillation
+                    else {}
+                ),
                 log.ELAPSED: self.journal.elapsed,
             },
         )
-        self.last_step = step
         self.clock.append((time.monotonic(), real))
         if self.on_progress is not None:
             self.on_progress(self._progress(step, loss, rate))
+
+    def _not_finite(self, step: int, loss: float, grad_norm: float) -> str:
+        """What a person can do about a step that is not finite: which of its samples it was, where one stands out."""
+        said = f"step {step}: the loss is {loss}, the gradient's norm {grad_norm}; nothing of this step is saved. "
+        gentler = "Try a lower learning rate or more warm-up steps in a new folder"
+        if isinstance(self.config.distillation, OnPolicy):
+            return said + gentler  # what was answered is gone
+        samples = self.stream.samples(step - 1)
+        alone = self.trainer.losses(samples)
+        guilty = [sample.where for sample, own in zip(samples, alone, strict=True) if not math.isfinite(own)]
+        if not guilty:
+            return (
+                said
+                + f"None of its {len(samples)} samples has such a loss alone: the gradient grew. {gentler}"
+            )
+        if len(guilty) == len(samples):
+            return (
+                said
+                + f"All of its {len(samples)} samples have such a loss: the weights are at fault. {gentler}"
+            )
+        listed = "; ".join(sorted(set(guilty))[:5]) + ("; …" if len(set(guilty)) > 5 else "")
+        return said + f"{len(guilty)} of its {len(samples)} samples have such a loss alone: {listed}"
 
     def _progress(self, step: int, loss: float, rate: float) -> Progress:
         elapsed = self.clock[-1][0] - self.clock[0][0]
@@ -399,16 +368,44 @@ class _Job:
             tokens_per_second=tokens / elapsed if measured else 0.0,
             eta_s=per_step * (self.steps - step) if measured else None,
             eval_loss=self.journal.last("eval/loss"),
+            accuracy=self.journal.last("eval/accuracy"),
         )
 
     def evaluation_due(self, step: int) -> bool:
         every = self.config.eval_every
         wanted = step in (0, self.steps) or (every > 0 and step % every == 0)
-        return wanted and not self.journal.has(step, "eval/loss")
+        return wanted and not self.journal.has(step, f"eval/{log.ELAPSED}")
 
-    def on_evaluation(self, step: int, loss: float) -> None:
-        self.journal.add(step, {"eval/loss": loss, f"eval/{log.ELAPSED}": self.journal.elapsed})
-        self.say(f"step {step}: validation loss {loss:.4f}")
+    def on_evaluation(self, step: int, loss: float | None) -> None:
+        values = {} if loss is None else {"eval/loss": loss}
+        said = [] if loss is None else [f"validation loss {loss:.4f}"]
+        if self.probe is not None:
+            asked = self.probe.measure()
+            values |= {f"eval/{name}": value for name, value in asked.items()}
+            said.append(described(asked))
+        self._keep_best(step, values)
+        self.journal.add(step, {**values, f"eval/{log.ELAPSED}": self.journal.elapsed})
+        self.say(f"step {step}: {', '.join(said)}")
+
+    def _keep_best(self, step: int, values: Mapping[str, float]) -> None:
+        """Save the model where it is better than at every validation before, and training goes on.
+
+        It is saved before its numbers are: a run that dies in between validates again.
+        """
+        from distill.export import save_trained
+
+        name, better = criterion(self.config)
+        if not self.config.keep_best or step == 0 or name not in values:
+            return
+        earlier = [value for other, value in self.journal.column(name).items() if 0 < other < step]
+        if not all(better(values[name], value) for value in earlier):
+            return
+        if step < self.steps:
+            save_trained(self.trainer.model, self.folder, self.out / log.BEST, overwrite=True)
+        elif is_first():
+            shutil.rmtree(
+                self.out / log.BEST, ignore_errors=True
+            )  # the last is the best, and is saved as such
 
     def before_checkpoint(self, step: int) -> None:
         self.journal.sync()
@@ -422,125 +419,27 @@ def stopped(by: signal.Signals, step: int, steps: int) -> UserError:
     return UserError(f"stopped by {by.name} after step {step} of {steps}; {what}", exit_code=128 + by)
 
 
-# ------------------------------------------------------------------------------------------ the manifest
+def _row_length(config: TrainConfig, dataset: Dataset) -> int:
+    """Tokens of a row where none are asked for: the longest sample's, or that of the longest prompt and answer."""
+    from distill.batches import row_length
 
-
-def _deciding(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide about the losses: of the layout the dtype alone, where it names one."""
-    settings = dataclasses.asdict(config)
-    layout = settings.pop("layout")
-    return settings | ({"compute": layout["compute"]} if layout["compute"] else {})
-
-
-def _manifest(config: TrainConfig, dataset: Dataset, folder: ModelFolder, student: str) -> dict[str, Any]:
-    return {
-        "status": "running",
-        "config": _deciding(config),
-        "template": parse_template(config.template).to_dict(),
-        "steps": config.steps_for(len(dataset.train)),
-        "student": {
-            "name": student,
-            "content_hash": folder.content_hash,
-            "parameters": folder.parameter_count,
-        },
-        "data": {
-            "source": dataset.source,
-            "fingerprint": dataset.fingerprint,
-            "train": len(dataset.train),
-            "validation": len(dataset.validation),
-            "too_long": dataset.too_long,
-            "held_out": dataset.held_out,
-        },
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("r1-factory", "jax", "flax", "google-tunix", "optax", "numpy")}
-
-
-def model_is_whole(out: Path, manifest: dict[str, Any]) -> bool:
-    """Is the finished model there, and the one that was saved?"""
-    try:
-        return bool(ModelFolder.open(out / log.MODEL).content_hash == manifest["model"])
-    except UserError:
-        return False
-
-
-def another_run(
-    config: TrainConfig,
-    data: str | os.PathLike[str],
-    student: str | os.PathLike[str],
-    out_dir: str | os.PathLike[str],
-) -> str | None:
-    """What makes the run in `out_dir` another one than these arguments ask for; None where nothing does.
-
-    Raises:
-        UserError: as `train` does for bad input.
-    """
-    previous = log.read_manifest(Path(out_dir))
-    if previous is None:
-        return None
-    folder = ModelFolder.open(resolve_model(student))
-    tokenizer = Tokenizer.load(folder.path)
-    dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
-    differing = differences(previous, _manifest(config, dataset, folder, os.fspath(student)))
-    return differing[0] if differing else None
-
-
-def _refuse_another_run(out: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = differences(there, now)
-    if differing:
-        raise UserError(
-            f"{out} holds another run: {differing[0]}"
-            + (f" (and {len(differing) - 1} more)" if len(differing) > 1 else "")
-            + ". Choose another folder, or train with what was there"
-        )
-
-
-def differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Compare what decides about the losses. A setting that one side does not have is None there."""
-    before, asked = there["config"], now["config"]
-    differing = [
-        f"{key} is {before.get(key)!r} there and {asked.get(key)!r} now"
-        for key in (*asked, *(key for key in before if key not in asked))
-        if before.get(key) != asked.get(key)
-    ]
-    if there["template"] != now["template"]:
-        differing.append("the template's text changed")
-    for part, key in (("student", "content_hash"), ("data", "fingerprint")):
-        if there[part][key] != now[part][key]:
-            differing.append(f"{part} has {key} {there[part][key]} there and {now[part][key]} now")
-    return differing
-
-
-def refuse_foreign_folder(out: Path) -> None:
-    """A folder without a manifest must not hold checkpoints: they would be taken for this run's."""
-    if (out / log.CHECKPOINTS).exists():
-        raise UserError(f"{out} holds checkpoints and no {log.MANIFEST}; choose another folder")
-
-
-def copy_base(folder: ModelFolder, out: Path) -> None:
-    base = out / log.BASE
-    base.mkdir(exist_ok=True)
-    for file in (folder.path / "config.json", *folder.tokenizer_files):
-        shutil.copyfile(file, base / file.name)
+    longest, bound = dataset.longest, config.max_length
+    if isinstance(config.distillation, OnPolicy):
+        answered = max(example.start for example in dataset.train) + config.distillation.max_new_tokens
+        longest = max(longest, answered)
+        bound = max(bound, longest)
+    return row_length(longest, bound)
 
 
 def _finished(config: TrainConfig, out: Path, dataset: Dataset, manifest: dict[str, Any]) -> TrainResult:
     journal = log.Journal(out, config.job)
     journal.read()
-    steps = config.steps_for(len(dataset.train))
-    return TrainResult(
-        model=out / log.MODEL,
-        metrics=journal.fold(),  # a lost file comes back
-        steps=steps,
-        train_loss=journal.last("train/loss"),
-        eval_loss=journal.last("eval/loss"),
-        resumed_from=steps,
+    return result_of(
+        journal,
+        config,
+        out,
+        dataset,
+        resumed_from=config.steps_for(len(dataset.train)),
         already_done=True,
-        dataset=dataset.summary(),
         seconds=manifest.get("seconds"),
     )

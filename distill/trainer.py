@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +20,13 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
 
-from distill.batches import Batch, RowShape
-from distill.loss import PassConfig, SftMicro, evaluation_step, train_step
+from distill.batches import Batch, RowShape, make_batch
+from distill.data import Example
+from distill.gemma.mesh import processes, put
+from distill.loss import Likelihood, Objective, PassConfig, evaluation_step, train_step
 from distill.updates import stacked
 
 _TINY = 1e-8
@@ -32,11 +35,15 @@ _TINY = 1e-8
 class Observer(Protocol):
     """Who is told what happens. Steps are optimiser steps, counted from 1."""
 
-    def on_step(self, step: int, loss: float, grad_norm: float) -> None: ...
+    def on_step(self, step: int, loss: float, grad_norm: float, sums: Mapping[str, float]) -> None:
+        """`sums` are the objective's."""
+        ...
 
     def evaluation_due(self, step: int) -> bool: ...
 
-    def on_evaluation(self, step: int, loss: float) -> None: ...
+    def on_evaluation(self, step: int, loss: float | None) -> None:
+        """`loss` is None where there is nothing to validate on."""
+        ...
 
     def before_checkpoint(self, step: int) -> None: ...
 
@@ -61,6 +68,8 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         keep: checkpoints that stay.
         mesh: axes "fsdp" and "tp", on which the model lies; None for one device.
         config: what a pass holds at a time.
+        objective: what is minimised; None for the likelihood. Validation is of the same.
+        shared: what the objective wants in every step, a tree of arrays on the devices.
     """
 
     def __init__(
@@ -76,6 +85,8 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         observer: Observer,
         mesh: Any = None,
         config: PassConfig | None = None,
+        objective: Objective | None = None,
+        shared: Any = None,
     ) -> None:
         managers = ocp.checkpoint_managers
         options = ocp.CheckpointManagerOptions(
@@ -88,14 +99,16 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             checkpointing_options=options,
             data_sharding_axis=(None, "fsdp"),
         )
-        self._mesh = contextlib.nullcontext() if mesh is None else mesh
+        self._mesh: Any = contextlib.nullcontext() if mesh is None else mesh
         with self._mesh:
             super().__init__(model, optimizer, settings, metrics_logger=SilentLogger())
         self._shape, self._pass = shape, config or PassConfig()
+        self._objective, self._shared = objective or Likelihood(), shared
         self._observer = observer
         self._checkpoint_every = checkpoint_every
         self._buffered_train_metrics: Any = None
         self._pending: list[Any] = []
+        self._sums: Mapping[str, Any] = {}
         self._evaluation: Iterable[Batch] | None = None
 
     def run(self, batches: Iterable[Batch | None], evaluation: Iterable[Batch] | None) -> int:
@@ -124,17 +137,40 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
 
     def _inputs(self, batch: Batch, weights: np.ndarray[Any, Any]) -> dict[str, Any]:
         rows = batch.rows
-        columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, weights)
+        columns = (
+            rows.tokens,
+            rows.targets,
+            rows.positions,
+            rows.group,
+            rows.branch,
+            weights,
+            *batch.further,
+        )
         stack, used = stacked(columns, self._shape.rows, self._shape.micros)
-        return {"micros": SftMicro(*stack), "used": np.int32(used)}
+        if processes() == 1:
+            return {"micros": self._objective.micro(stack), "used": np.int32(used)}
+        # Every process has the whole batch; Tunix would take it for a part of it.
+        rows, everywhere = (NamedSharding(self._mesh, PartitionSpec(*axes)) for axes in ((None, "fsdp"), ()))
+        micros = self._objective.micro([put(column, rows) for column in stack])
+        return {"micros": micros, "used": put(np.asarray(used, np.int32), everywhere)}
+
+    def jit_train_and_eval_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Tunix's, with what all steps share put in last: inputs are divided among devices before."""
+        steps = super().jit_train_and_eval_step(*args, **kwargs)
+        if self._shared is None:
+            return steps
+        return tuple(_Shared(step.func, step.args, self._shared) for step in steps)
 
     def create_train_step_fn(self) -> Any:
         self._has_aux = True
         trained = nnx.LoRAParam if self._lora_enabled else nnx.Param
-        return partial(train_step, config=self._pass, wrt=trained)
+        return partial(train_step, config=self._pass, objective=self._objective, wrt=trained)
 
     def create_eval_step_fn(self) -> Any:
-        return partial(evaluation_step, config=self._pass)
+        return partial(evaluation_step, config=self._pass, objective=self._objective)
+
+    def _post_process_train_step(self, aux: Any) -> None:
+        self._sums = aux
 
     def _write_train_metrics(self) -> None:
         """Report finished steps. The newest waits for the next, so that reading it does not stall the device,
@@ -142,12 +178,13 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
         newest, self._buffered_train_metrics = self._buffered_train_metrics, None
         due = newest is None or self._train_steps % self._checkpoint_every == 0
         if newest is not None:
-            self._pending.append(newest)
+            self._pending.append((newest, self._sums))
         while len(self._pending) > (0 if due else 1):
-            done = self._pending.pop(0)
+            done, sums = self._pending.pop(0)
             norms, mean = done.additional_metrics["grad_norm"]
+            norm = float(mean(np.asarray(norms, np.float32)))
             self._observer.on_step(
-                done.step + 1, float(done.loss), float(mean(np.asarray(norms, np.float32)))
+                done.step + 1, float(done.loss), norm, {name: float(value) for name, value in sums.items()}
             )
         if due:
             self._observer.before_checkpoint(self._train_steps)
@@ -160,7 +197,26 @@ class SftTrainer(PeftTrainer):  # type: ignore[misc]
             nll, _ = eval_step_fn(self._inputs(batch, batch.weights))
             total += float(nll)
             weight += batch.total
-        self._observer.on_evaluation(self._train_steps, total / weight)
+        self._observer.on_evaluation(self._train_steps, total / weight if weight else None)
+
+    def losses(self, examples: Sequence[Example]) -> list[float]:
+        """The objective of every example alone, a mean over its tokens, with the weights as they are."""
+        _, evaluate = self.jit_train_and_eval_step()
+        with self._mesh:
+            return [
+                float(evaluate(self._prepare_inputs(make_batch([example], self._shape)))[0])
+                for example in examples
+            ]
+
+
+class _Shared:
+    """A compiled step of Tunix's, which looks at `func`, with what all steps share put into its inputs."""
+
+    def __init__(self, func: Any, args: tuple[Any, ...], shared: Any) -> None:
+        self.func, self._args, self._shared = func, args, shared
+
+    def __call__(self, inputs: Mapping[str, Any]) -> Any:
+        return self.func(*self._args, {**inputs, "shared": self._shared})
 
 
 def adamw(
@@ -197,8 +253,10 @@ def cosine_schedule(peak: float, *, steps: int, warmup: int, final_fraction: flo
 
 
 def restore_model(model: Any, checkpoints: Path, step: int) -> None:
-    """Put a checkpoint's weights into a model of the same shape, without its optimiser."""
+    """Put a checkpoint's weights into a model of the same shape, without its optimiser; adapters where it has some."""
     from tunix.sft.checkpoint_manager import CheckpointManager
+
+    from distill.lora import has_adapters
 
     talkative = logging.getLogger("absl")  # it warns of what read-only means
     level = talkative.level
@@ -206,7 +264,7 @@ def restore_model(model: Any, checkpoints: Path, step: int) -> None:
     try:
         # Read-only: the folder may be in use, and an ordinary manager tidies up what it finds unfinished.
         manager = CheckpointManager(str(checkpoints.resolve()), ocp.CheckpointManagerOptions(read_only=True))
-        manager.maybe_restore(model, step=step)
+        manager.maybe_restore(model, step=step, restore_only_lora_params=has_adapters(model))
         manager.close()
     finally:
         talkative.setLevel(level)

@@ -6,12 +6,14 @@ OUT/metrics.parquet   the same, folded at the end (columns of the table `metrics
 OUT/base/             config.json and tokenizer of the student, so that checkpoints can be exported alone
 OUT/checkpoints/N/    model and optimiser after N optimiser steps
 OUT/model/            the finished model, an HF folder
+OUT/adapter/          adapters alone, where only they were trained, as PEFT reads them
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import json
 import os
 import socket
@@ -22,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from distill.reporting import Sink
 from filters.errors import UserError
 
 MANIFEST = "train.json"
@@ -30,6 +33,8 @@ METRICS = "metrics.parquet"
 BASE = "base"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+ADAPTER = "adapter"
+BEST = "best"
 ELAPSED = "speed/elapsed"
 """Name of `Journal.elapsed` when a row was written; rows of a validation have it behind "eval/"."""
 FORMAT = 1
@@ -118,22 +123,31 @@ class Journal:
 
     A row is in the operating system's hands when `add` returns, so a killed process loses none; `sync` puts
     them on the disk. Rows are keyed by (step, name) and never written twice.
+
+    Attributes:
+        sinks: told of every new row too, see `distill.reporting`.
+
+    Args:
+        writes: False in a process beside the one that writes; it keeps the same rows, in memory alone.
     """
 
-    def __init__(self, out: Path, job: str) -> None:
+    def __init__(self, out: Path, job: str, *, writes: bool = True) -> None:
+        self._writes = writes
         self._began, self._before = time.monotonic(), 0.0
         self._file = out / JOURNAL
         self._parquet = out / METRICS
         self._job = job
         self._rows: dict[tuple[int, str], tuple[float, str]] = {}
         self._stream: IO[str] | None = None
+        self.sinks: list[Sink] = []
 
     def open(self, restored_step: int) -> None:
         """Go on behind a checkpoint: rows of later steps are dropped, for they will be made again."""
         self.read()
         self._rows = {key: row for key, row in self._rows.items() if key[0] <= restored_step}
-        write_atomically(self._file, "".join(self._line(*key, *row) for key, row in self._rows.items()))
-        self._stream = self._file.open("a", encoding="utf-8")
+        if self._writes:
+            write_atomically(self._file, "".join(self._line(*key, *row) for key, row in self._rows.items()))
+        self._stream = self._file.open("a", encoding="utf-8") if self._writes else io.StringIO()
         worked = [value for (_, name), (value, _) in self._rows.items() if name.endswith(ELAPSED)]
         self._before = max(worked, default=0.0)
 
@@ -165,11 +179,13 @@ class Journal:
         if self._stream is None:
             raise RuntimeError("the journal is not open")
         at = datetime.now(UTC).isoformat(timespec="microseconds")
-        for name, value in values.items():
-            if (step, name) not in self._rows:
-                self._rows[(step, name)] = (value, at)
-                self._stream.write(self._line(step, name, value, at))
+        new = {name: value for name, value in values.items() if (step, name) not in self._rows}
+        for name, value in new.items():
+            self._rows[(step, name)] = (value, at)
+            self._stream.write(self._line(step, name, value, at))
         self._stream.flush()
+        for sink in self.sinks:
+            sink.add(step, new)
 
     def has(self, step: int, name: str) -> bool:
         return (step, name) in self._rows
@@ -179,12 +195,16 @@ class Journal:
         steps = [step for step, other in self._rows if other == name]
         return self._rows[(max(steps), name)][0] if steps else None
 
+    def column(self, name: str) -> dict[int, float]:
+        """All values of a number, by step."""
+        return {step: value for (step, other), (value, _) in self._rows.items() if other == name}
+
     def values(self, step: int) -> dict[str, float]:
         """All numbers of a step, by name."""
         return {name: value for (other, name), (value, _) in self._rows.items() if other == step}
 
     def sync(self) -> None:
-        if self._stream is not None:
+        if self._stream is not None and self._writes:
             os.fsync(self._stream.fileno())
 
     def close(self) -> None:
@@ -192,9 +212,13 @@ class Journal:
             self.sync()
             self._stream.close()
             self._stream = None
+            for sink in self.sinks:
+                sink.close()
 
     def fold(self) -> Path:
         """Write metrics.parquet: job, step, name, value, at; ordered by step and name."""
+        if not self._writes:
+            return self._parquet
         import pyarrow as pa
         import pyarrow.parquet as pq
 

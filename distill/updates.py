@@ -69,19 +69,19 @@ def computing(state: Any, dtype: str | None) -> Any:
 def stacked(
     columns: Sequence[np.ndarray[Any, Any]], rows: int, micros: int
 ) -> tuple[list[np.ndarray[Any, Any]], int]:
-    """Columns of packed rows (n, L) as (M, R, L), filled up with padding; and how many of the M hold any.
+    """Columns of packed rows (n, L, …) as (M, R, L, …), filled up with padding; and how many of the M hold any.
 
     Raises:
         ValueError: more rows than M · R.
     """
-    count, length = columns[0].shape
+    count = len(columns[0])
     used = -(-count // rows)
     if used > micros:
         raise ValueError(f"{count} rows do not fit {micros} micro-batches of {rows}")
 
     def fit(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        full = np.zeros((micros * rows, length), x.dtype)
+        full = np.zeros((micros * rows, *x.shape[1:]), x.dtype)
         full[:count] = x
-        return full.reshape(micros, rows, length)
+        return full.reshape(micros, rows, *x.shape[1:])
 
     return [fit(column) for column in columns], used

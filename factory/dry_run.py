@@ -21,9 +21,10 @@ from factory.estimates import (
     training_tokens,
 )
 from factory.parts import JudgeEngine
-from factory.recipe import RlStage, Student, trained_stage
+from factory.recipe import RlStage, trained_stage
 from factory.stages import samplings, without_downloads
 from factory.store import Run
+from factory.students import Student
 from factory.teacher.chips import CHIPS
 from factory.teacher.scorer_settings import RewardModelSpec
 from factory.teacher.settings import Mesh
@@ -177,6 +178,8 @@ def expected_counts(recipe: Recipe, run: Run | None) -> dict[str, int | None]:
         return {"prompts": len(table), "training": training}
     prompts: int | None = 0
     training = 0
+    if recipe.prompts is None:
+        return {"prompts": prompts, "training": training}
     held_out = recipe.prompts.splits.validation + recipe.prompts.splits.test
     for source in recipe.prompts.sources:
         if prompts is None or training is None:

@@ -11,7 +11,8 @@ import math
 from distill.gemma.config import GemmaConfig
 from distill.gemma.sizes import ModelShape, model_shape
 from factory.parts import JudgeEngine
-from factory.recipe import Generate, Recipe, RlStage, Student
+from factory.recipe import Generate, Recipe, RlStage
+from factory.students import Student
 from factory.teacher.forecast import BYTES, PASSES, memory_of, sample_hours, train_hours
 from factory.teacher.preference import SCORED_TOGETHER
 from factory.teacher.scorer_settings import RewardModelSpec
@@ -51,9 +52,15 @@ def training_bytes(student: Student, base: str, mesh: Mesh | None) -> int:
     """Weights before and after a step, gradients, two moments, and what backpropagation keeps.
 
     On a mesh it is compiled, as an update of reinforcement with the same rows: both add up gradients over
-    micro-batches, the passes are the same, and the terms of that loss are small beside them.
+    micro-batches, the passes are the same, and the terms of that loss are small beside them. With adapters it is a
+    formula there too: what is trained and what lies frozen are divided, activations are those of a chip's rows.
     """
     shape = model_shape(base)
+    if student.lora is not None:
+        lora, where = student.lora.settings(), mesh or Mesh()
+        frozen = lora.frozen_bytes(shape.config, shape.parameters, BYTES[student.compute or "float32"])
+        held = frozen + 4 * 5 * lora.parameters(shape.config)
+        return held // where.devices + _activations(student, shape) // where.fsdp
     if mesh is None:  # beside the gradients of a micro-batch there is their sum
         return 4 * 5 * shape.parameters + _activations(student, shape)
     found = memory_of(_as_update(student, mesh), shape)
@@ -130,7 +137,8 @@ def training_tokens(student: Student, recipe: Recipe, training: int | None) -> f
     """Tokens of a fine-tuning, at most: every sample at `max_length`, a mix as large as its thresholds allow."""
     if student.max_steps is not None:
         return float(student.max_steps * student.batch_size * student.max_length)
-    size = mix_size(recipe, student.mix, training)
+    # How much there is of other data is not known before it is read.
+    size = None if student.mix is None else mix_size(recipe, student.mix, training)
     return None if size is None else (student.epochs or 0.0) * size * student.max_length
 
 
@@ -138,7 +146,7 @@ def mix_size(recipe: Recipe, name: str, training: int | None) -> int | None:
     """Samples of a mix, at most: what is drawn, cut by the limits that the mix sets; its general part included."""
     mix = recipe.mixes[name]
     spec = recipe.generate if mix.of is None else recipe.samplings[mix.of]
-    if training is None:
+    if training is None or spec is None:
         return None
     asked = min(training, spec.max_prompts or training)
     size = asked * min(spec.n, mix.select.max_per_prompt or spec.n)

@@ -16,11 +16,12 @@ from typing import Any
 from factory import stages
 from factory.console import Reporter, duration
 from factory.files import remove_temporaries, write_text
-from factory.recipe import Recipe, SftStage, dump_recipe, trained_stage
+from factory.recipe import Recipe, dump_recipe, trained_stage
 from factory.records import content_id
 from factory.sources import check_source
 from factory.stages import Context, StageResult
 from factory.store import Run, stage_manifest
+from factory.students import OnPolicyTeacher, SftStage, Student, TopKTeacher
 from factory.teacher.scorer_settings import RewardModelSpec
 from filters.errors import UserError
 
@@ -56,7 +57,7 @@ def plan(recipe: Recipe) -> list[Stage]:
         UserError: stages that wait for each other.
     """
     road = [
-        Stage("prompts", _config(recipe.prompts) | stages.prompt_files(recipe), (), stages.prompts),
+        *_prompt_stage(recipe),
         *_teacher_stages(recipe),
         *_sampling_stages(recipe),
         *_reward_stages(recipe),
@@ -69,12 +70,19 @@ def plan(recipe: Recipe) -> list[Stage]:
     return _ordered(road)
 
 
+def _prompt_stage(recipe: Recipe) -> Iterator[Stage]:
+    if recipe.prompts is not None:
+        yield Stage("prompts", _config(recipe.prompts) | stages.prompt_files(recipe), (), stages.prompts)
+
+
 def _teacher_stages(recipe: Recipe) -> Iterator[Stage]:
     for name, spec in recipe.teacher.items():
         config = _config(spec) | {"base_hash": stages.model_hash(spec.base)}
         upstream: tuple[str, ...]
         if isinstance(spec, SftStage):
-            upstream, work = (f"mix:{spec.mix}",), stages.teach_sft(name)
+            yield from _score_stage("teacher", name, spec)
+            upstream, work = _taught_by("teacher", name, spec), stages.teach_sft(name)
+            config |= stages.training_files(spec)
         else:
             config |= {"graders": stages.grader_versions()["graders"], "run_seed": recipe.seed}
             # What is asked belongs to the stage; a reward model is a stage of its own.
@@ -126,9 +134,22 @@ def _mix_stages(recipe: Recipe) -> Iterator[Stage]:
 
 def _student_stages(recipe: Recipe) -> Iterator[Stage]:
     for name, student in recipe.students.items():
-        config = _config(student) | {"base_hash": stages.model_hash(student.base)}
-        upstream = (f"mix:{student.mix}", *_trained(student.base))
+        config = (
+            _config(student) | {"base_hash": stages.model_hash(student.base)} | stages.training_files(student)
+        )
+        yield from _score_stage("student", name, student)
+        upstream = (*_taught_by("student", name, student), *_trained(student.base))
         yield Stage(f"train:{name}", config, upstream, stages.train(name))
+
+
+def _score_stage(kind: str, name: str, spec: Student) -> Iterator[Stage]:
+    """What a teacher thinks of the samples, where a training learns that too."""
+    own = spec.distillation
+    if isinstance(own, TopKTeacher):
+        config = _config(own, leave_out=("share",)) | {"teacher_hash": stages.model_hash(own.teacher)}
+        config |= {"template": spec.template, "max_length": spec.max_length} | stages.training_files(spec)
+        upstream = (*_data_of(spec), *_trained(own.teacher))
+        yield Stage(f"score:{name}", config, upstream, stages.score(f"{kind}:{name}", spec))
 
 
 def _evaluation_stage(recipe: Recipe) -> Stage:
@@ -139,6 +160,22 @@ def _evaluation_stage(recipe: Recipe) -> Stage:
     config |= stages.judge_model(spec.judge) | {"graders": stages.grader_versions()["graders"]}
     trained = [stage for m in spec.models for stage in _trained(m.model)]
     return Stage("eval", config, ("prompts", *dict.fromkeys(trained)), stages.evaluate)
+
+
+def _data_of(spec: Student) -> tuple[str, ...]:
+    """The stage that makes what a model is trained on, where it is one of the recipe."""
+    return () if spec.mix is None else (f"mix:{spec.mix}",)
+
+
+def _taught_by(kind: str, name: str, spec: Student) -> tuple[str, ...]:
+    """The stages that make what a model is trained on: samples, scores of them, a teacher."""
+    match spec.distillation:
+        case TopKTeacher():
+            return (*_data_of(spec), f"score:{name}")
+        case OnPolicyTeacher(teacher=teacher):
+            return (*_data_of(spec), *_trained(teacher))
+        case _:
+            return _data_of(spec)
 
 
 def _trained(model: str) -> tuple[str, ...]:
@@ -292,7 +329,7 @@ def check_sources(recipe: Recipe) -> None:
     Raises:
         UserError: what is wrong with the first that does not fit.
     """
-    for source in recipe.prompts.sources:
+    for source in recipe.prompts.sources if recipe.prompts else ():
         check_source(source)
     for mix in recipe.mixes.values():
         stages.general_file(mix)

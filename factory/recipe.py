@@ -17,8 +17,9 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from factory.catalogue_path import catalogue_dir
-from factory.parts import Dtype, Held, JudgeEngine, Name, Part, Sampling, Share, check_template
+from factory.parts import Dtype, JudgeEngine, Name, Part, Sampling, Share, check_template
 from factory.sources import AnySource, ReasoningGymSource, SourceSpec
+from factory.students import SftStage, Student
 from factory.teacher.scorer_settings import RewardModelSpec, ScorerSpec
 from factory.teacher.settings import Mesh, Rl
 from filters.errors import UserError
@@ -186,52 +187,6 @@ class Mix(Part):
         return value
 
 
-class Student(Held):
-    """A small Gemma fine-tuned on a mix. `base` may be `teacher:NAME` or `student:NAME`, a model of this recipe."""
-
-    mix: Name
-    base: str
-    template: str = "gemma:r1"
-    max_steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=1, description="samples of an optimiser step")
-    rows: int = Field(8, ge=1, description="packed rows of a micro-batch, over all devices")
-    row_length: int | None = Field(
-        None, ge=8, description="tokens of a row; null: those of the longest sample"
-    )
-    packing: bool = Field(True, description="several samples in a row; false: one in each")
-    max_length: int = Field(256, ge=8)
-    learning_rate: float = Field(1e-3, gt=0.0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0.0)
-    eval_every: int = Field(0, ge=0)
-    checkpoint_every: int = Field(100, ge=1)
-    keep: int = Field(2, ge=1, description="checkpoints that stay")
-    seed: int = 0
-
-    _template = field_validator("template")(check_template)
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Student:
-        if (self.max_steps is None) == (self.epochs is None):
-            raise ValueError("give max_steps or epochs, one of the two")
-        if self.row_length is not None and self.row_length < self.max_length:
-            raise ValueError(
-                f"row_length ({self.row_length}) must hold a sample of max_length ({self.max_length})"
-            )
-        if self.max_steps is not None and self.warmup_steps >= self.max_steps:
-            raise ValueError(
-                f"warmup_steps ({self.warmup_steps}) must be less than max_steps ({self.max_steps})"
-            )
-        return self
-
-
-class SftStage(Student):
-    """A stage of the teacher that is fine-tuned on a mix: R1's cold start, and its SFT on the curated set."""
-
-    kind: Literal["sft"]
-
-
 class RlStage(Rl):
     """A stage of the teacher that learns by reinforcement: from a model, or from an earlier stage."""
 
@@ -297,15 +252,35 @@ class Recipe(Part):
         gt=0.0,
         description="what a dry run holds the plan against",
     )
-    prompts: Prompts
+    prompts: Prompts | None = Field(
+        None, description="may be left out where students are trained on data alone"
+    )
     teacher: dict[Name, TeacherStage] = Field(default_factory=dict)
     scorers: dict[Name, ScorerSpec] = Field(default_factory=dict, description="what rewards may ask")
     samplings: dict[Name, Generate] = Field(default_factory=dict, description="beside `generate`, for mixes")
-    generate: Generate
+    generate: Generate | None = None
     judge: Judge = Judge()
     mixes: dict[Name, Mix] = Field(default_factory=dict)
     students: dict[Name, Student] = Field(default_factory=dict)
     evaluation: Evaluation | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Recipe:
+        asking = {
+            "teacher": any(isinstance(stage, RlStage) for stage in self.teacher.values()),
+            "samplings": bool(self.samplings),
+            "generate": self.generate is not None,
+            "evaluation": self.evaluation is not None,
+        }
+        for part, asks in asking.items():
+            if asks and self.prompts is None:
+                raise ValueError(f"{part} needs prompts, and the recipe has none")
+        for name, mix in self.mixes.items():
+            if mix.of is None and self.generate is None:
+                raise ValueError(f"mixes.{name} is of what generate samples, and the recipe has no generate")
+        if self.prompts is None and not self.students:
+            raise ValueError("give prompts, or students that are trained on data")
+        return self
 
     @model_validator(mode="after")
     def _references(self) -> Recipe:
@@ -342,7 +317,7 @@ class Recipe(Part):
         if twice := self.students.keys() & self.teacher.keys():
             raise ValueError(f"a student and a stage of the teacher are both called {sorted(twice)[0]!r}")
         for where, trained in self.trained():
-            if isinstance(trained, Student) and trained.mix not in self.mixes:
+            if isinstance(trained, Student) and trained.mix is not None and trained.mix not in self.mixes:
                 raise ValueError(f"{where}.mix names {trained.mix!r}; there is {_list(self.mixes)}")
         for where, model in self.models():
             kind, _, name = model.partition(":")
@@ -354,7 +329,8 @@ class Recipe(Part):
 
     def _check_general(self, name: str, stage: RlStage) -> None:
         """A scorer of general prompts alone needs a source that can give some: it would be trained, and never asked."""
-        if any(_may_be_general(source, stage.domains) for source in self.prompts.sources):
+        sources = self.prompts.sources if self.prompts else ()
+        if any(_may_be_general(source, stage.domains) for source in sources):
             return
         for part, asked in stage.rewards.preference_parts().items():
             if asked.prompts == "general":
@@ -372,12 +348,16 @@ class Recipe(Part):
 
     def models(self) -> Iterator[tuple[str, str]]:
         """Every model that the recipe names, with its place in the recipe."""
-        yield "generate.model", self.generate.model
+        if self.generate is not None:
+            yield "generate.model", self.generate.model
         yield from ((f"samplings.{name}.model", spec.model) for name, spec in self.samplings.items())
         for name, scorer in self.scorers.items():
             if isinstance(scorer, RewardModelSpec):
                 yield f"scorers.{name}.base", scorer.base
-        yield from ((f"{where}.base", trained.base) for where, trained in self.trained())
+        for where, trained in self.trained():
+            yield f"{where}.base", trained.base
+            if isinstance(trained, Student) and (teacher := trained.teacher()) is not None:
+                yield f"{where}.distillation.teacher", teacher
         for model in self.evaluation.models if self.evaluation else ():
             yield f"evaluation.models.{model.name}", model.model
 

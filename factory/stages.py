@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from factory.console import Reporter, duration
 from factory.files import sha256_of
-from factory.recipe import SftStage, trained_stage
+from factory.recipe import trained_stage
 from factory.records import generation_id
 from factory.store import Run
+from factory.students import SftStage, Student
 from factory.teacher.scorer_settings import FilePairs, RewardModelSpec
 from filters.errors import UserError
 
@@ -113,8 +114,8 @@ def generation_of(run: Run, spec: Generate) -> str:
 
 
 def samplings(recipe: Recipe) -> dict[str | None, Generate]:
-    """Everything a recipe samples for mixes: under None what its `generate` asks for."""
-    found: dict[str | None, Generate] = {None: recipe.generate}
+    """Everything a recipe samples for mixes: under None what its `generate` asks for, where it has one."""
+    found: dict[str | None, Generate] = {} if recipe.generate is None else {None: recipe.generate}
     found.update(recipe.samplings)
     return found
 
@@ -125,7 +126,7 @@ def prompt_files(recipe: Recipe) -> dict[str, Any]:
     from factory.sources.files import data_files
 
     paths: list[Path] = []
-    for source in recipe.prompts.sources:
+    for source in recipe.prompts.sources if recipe.prompts else ():
         if isinstance(source, HubSource) and source.local is not None and source.local.is_dir():
             paths += sorted(path for path in source.local.rglob("*") if path.is_file())
         elif isinstance(source, HubSource) and source.local is not None:
@@ -147,6 +148,15 @@ def general_file(mix: Mix) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no file {path} for the general component of a mix")
     return {"general_sha256": sha256_of(path)}
+
+
+def training_files(student: Student) -> dict[str, Any]:
+    """Checksums of the local files that a student is trained on in place of a mix."""
+    from distill.data import files_of
+
+    if student.data is None or not Path(student.data).exists():
+        return {}
+    return {"data_files": {str(path): sha256_of(path) for path in files_of(Path(student.data))}}
 
 
 def pairs_file(spec: RewardModelSpec) -> dict[str, Any]:
@@ -178,6 +188,7 @@ def prompts(context: Context) -> StageResult:
     bad: list[BadRow] = []
     rows: dict[str, dict[str, Any]] = {}
     twice = 0
+    assert context.recipe.prompts is not None
     splits = context.recipe.prompts.splits
     for spec in context.recipe.prompts.sources:
         for row in load_prompts(spec, splits=splits, on_bad_row=bad.append):
@@ -419,6 +430,17 @@ def train(name: str) -> Callable[[Context], StageResult]:
         return StageResult(
             *fine_tune(context.run, f"student:{name}", spec, context.reporter, context.recipe.mesh)
         )
+
+    return work
+
+
+def score(model: str, spec: Student) -> Callable[[Context], StageResult]:
+    """A teacher's likeliest tokens for what a model will be trained on."""
+
+    def work(context: Context) -> StageResult:
+        from factory.train import score_samples
+
+        return StageResult(*score_samples(context.run, model, spec, context.reporter))
 
     return work
 

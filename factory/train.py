@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from factory.console import Reporter, duration
 from factory.recipe import trained_stage
 from factory.store import Run
+from factory.students import OnPolicyTeacher, TopKTeacher
 
 if TYPE_CHECKING:
-    from distill.sft import Progress
-    from factory.recipe import Student
+    from distill.distillation import Distillation
+    from distill.train_result import Progress
+    from factory.students import Student
     from factory.teacher.settings import Mesh
 
 
@@ -32,10 +34,12 @@ def fine_tune(
     Returns:
         the files that the stage answers for, its counts, and its seconds of work.
     """
-    from distill.sft import Layout, TrainConfig, another_run, train
+    from distill.sft import train
+    from distill.train_identity import another_run
+    from distill.train_settings import Layout, TrainConfig
 
     name = model.partition(":")[2]
-    base = str(trained_folder(run, spec.base) / "model") if trained_stage(spec.base) else spec.base
+    base = _place(run, spec.base)
     layout = Layout(
         rows=spec.rows,
         row_length=spec.row_length,
@@ -60,9 +64,12 @@ def fine_tune(
         checkpoint_every=spec.checkpoint_every,
         keep=spec.keep,
         seed=spec.seed,
+        lora=spec.lora.settings() if spec.lora else None,
+        distillation=_distillation(run, model, spec),
+        short_first=spec.short_first,
         layout=layout,
     )
-    data = run.folder / "mix" / spec.mix
+    data = _data(run, spec)
     out = trained_folder(run, model)
     difference = another_run(config, data, base, out)
     if difference is not None:
@@ -83,13 +90,84 @@ def fine_tune(
     return files, counts, result.seconds
 
 
+def score_samples(
+    run: Run, model: str, spec: Student, reporter: Reporter
+) -> tuple[list[Path], dict[str, Any]]:
+    """Store a teacher's likeliest tokens for what `student:NAME` or `teacher:NAME` will be trained on.
+
+    Returns:
+        the files, and how many samples were scored.
+    """
+    from distill.scores import ScoreConfig, other_scores, score
+
+    own = spec.distillation
+    assert isinstance(own, TopKTeacher)
+    config = ScoreConfig(
+        template=spec.template,
+        max_length=spec.max_length,
+        top_k=own.top_k,
+        rows=spec.rows,
+        row_length=spec.row_length,
+        compute=spec.compute,
+    )
+    counted = [0]
+
+    def note(done: int, of: int) -> None:
+        counted[0] = of
+        reporter.update(f"{model}: {done:,} of {of:,} samples scored")
+
+    out = _scores_folder(run, model)
+    what = (config, _data(run, spec), _place(run, own.teacher), out)
+    if difference := other_scores(*what):
+        move_aside(out, difference, reporter)
+    written = score(*what, note)
+    return [path for path in sorted(written.iterdir()) if not path.name.startswith(".")], {
+        "samples": counted[0]
+    }
+
+
+def _scores_folder(run: Run, model: str) -> Path:
+    folder = trained_folder(run, model)
+    return folder.with_name(f"{folder.name}-scores")
+
+
+def _place(run: Run, model: str) -> str:
+    """Where a model lies: one of this run, or what its name says."""
+    return str(trained_folder(run, model) / "model") if trained_stage(model) else model
+
+
+def _data(run: Run, spec: Student) -> str:
+    if spec.mix is not None:
+        return str(run.folder / "mix" / spec.mix)
+    assert spec.data is not None
+    return spec.data
+
+
+def _distillation(run: Run, model: str, spec: Student) -> Distillation | None:
+    from distill.distillation import OnPolicy, TopK
+
+    match spec.distillation:
+        case TopKTeacher(share=share):
+            return TopK(scores=str(_scores_folder(run, model)), share=share)
+        case OnPolicyTeacher() as own:
+            return OnPolicy(
+                teacher=_place(run, own.teacher),
+                samples=own.samples,
+                max_new_tokens=own.max_new_tokens,
+                temperature=own.temperature,
+                rollout_rows=own.rollout_rows,
+            )
+        case _:
+            return None
+
+
 def move_aside(folder: Path, difference: str, reporter: Reporter) -> None:
     """Rename a folder that holds another training: nothing that was made is deleted."""
     number = 1
     while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
         number += 1
     folder.rename(aside)
-    reporter.say(f"  {folder} held another training ({difference}); it is {aside.name} now")
+    reporter.say(f"  {folder} held another one ({difference}); it is {aside.name} now")
 
 
 def _line(model: str, progress: Progress) -> str:

@@ -19,18 +19,17 @@ Layouts (N query heads, K key-value heads, H head_dim, D hidden_size, F intermed
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from distill.gemma.config import FULL, SLIDING, GemmaConfig
-from distill.gemma.folder import TOKENIZER_FILES, ModelFolder, TensorInfo, text_name
+from distill.gemma.folder import ModelFolder, TensorInfo, text_name
+from distill.gemma.mesh import fetch, put
+from distill.gemma.saving import MAX_SHARD_BYTES, copy_tokenizer, write_folder
 from filters.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ ParamPath = tuple[str | int, ...]
 Layout = Literal["same", "transposed", "heads_in", "heads_out"]
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_MAX_SHARD_BYTES = 5_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +80,6 @@ def slots(config: GemmaConfig) -> dict[str, Slot]:
             "self_attn.k_proj": Slot((*attn, kv, "w"), first, "heads_in", (k * h, d)),
             "self_attn.v_proj": Slot((*attn, kv, "w"), first + 1, "heads_in", (k * h, d)),
             "self_attn.o_proj": Slot((*attn, "attn_vec_einsum", "w"), None, "heads_out", (d, n * h)),
-            "self_attn.q_norm": Slot((*attn, "_query_norm", "scale"), None, "same", (h,)),
-            "self_attn.k_norm": Slot((*attn, "_key_norm", "scale"), None, "same", (h,)),
             "mlp.gate_proj": Slot((*mlp, "gate_proj", "kernel"), None, "transposed", (f, d)),
             "mlp.up_proj": Slot((*mlp, "up_proj", "kernel"), None, "transposed", (f, d)),
             "mlp.down_proj": Slot((*mlp, "down_proj", "kernel"), None, "transposed", (d, f)),
@@ -92,6 +88,9 @@ def slots(config: GemmaConfig) -> dict[str, Slot]:
             "pre_feedforward_layernorm": Slot((*layer, "pre_ffw_norm", "scale"), None, "same", (d,)),
             "post_feedforward_layernorm": Slot((*layer, "post_ffw_norm", "scale"), None, "same", (d,)),
         }
+        if config.family == "gemma3":
+            entries["self_attn.q_norm"] = Slot((*attn, "_query_norm", "scale"), None, "same", (h,))
+            entries["self_attn.k_norm"] = Slot((*attn, "_key_norm", "scale"), None, "same", (h,))
         table.update({f"model.layers.{i}.{name}.weight": slot for name, slot in entries.items()})
     return table
 
@@ -161,7 +160,11 @@ def tunix_config(config: GemmaConfig, dtype: str = "float32") -> Any:
 
 
 def abstract_model(config: GemmaConfig, dtype: str = "float32") -> Gemma3:
-    """The model without memory: every parameter a `jax.ShapeDtypeStruct`."""
+    """The model without memory: every parameter a `jax.ShapeDtypeStruct`.
+
+    A Gemma 2 is Tunix's Gemma 3 without norms of queries and keys. What else it has, our passes read from the model:
+    `attn.softcap` of a layer, `final_softcap` of the whole. Tunix's own pass knows neither.
+    """
     from flax import nnx
     from tunix.models.gemma3.model import AttentionType, Gemma3
 
@@ -173,6 +176,11 @@ def abstract_model(config: GemmaConfig, dtype: str = "float32") -> Gemma3:
         layer.attn.attn_type = AttentionType.LOCAL_SLIDING if sliding else AttentionType.GLOBAL
         layer.attn.rope_base_frequency = config.rope_theta_sliding if sliding else config.rope_theta_full
         layer.attn.rope_scale_factor = config.rope_factor_full if kind == FULL else 1.0
+        if config.family == "gemma2":
+            del layer.attn._query_norm, layer.attn._key_norm
+            layer.attn.softcap = config.attn_logit_softcapping
+    if config.family == "gemma2":
+        model.final_softcap = config.final_logit_softcapping
     return model
 
 
@@ -188,7 +196,6 @@ def model_from_arrays(
     With a mesh (axes "fsdp" and "tp") each parameter is placed by Tunix's partition rules, so host memory
     holds one parameter at a time.
     """
-    import jax
     import jax.numpy as jnp
     from flax import nnx
     from jax.sharding import NamedSharding, PartitionSpec
@@ -207,7 +214,7 @@ def model_from_arrays(
         axes = tuple(
             a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, array.shape, strict=False)
         )
-        value = jax.device_put(array, NamedSharding(mesh, PartitionSpec(*axes)))
+        value = put(array, NamedSharding(mesh, PartitionSpec(*axes)))
         placed.append((path, variable.replace(value, out_sharding=axes)))
     model: Gemma3 = nnx.merge(graph, nnx.State.from_flat_path(placed))
     return model
@@ -217,24 +224,30 @@ def load_model(folder: ModelFolder, *, dtype: str = "float32", mesh: Mesh | None
     """Load a folder's weights into Tunix's Gemma 3 in the given dtype ("float32" or "bfloat16").
 
     Raises:
-        UserError: a tensor is unknown, missing, of another shape or of a dtype that is no float; names it.
+        UserError: as `text_tensors`.
     """
-    table = slots(folder.config)
-    found = _match(folder, table)
+    table, found = slots(folder.config), text_tensors(folder)
     by_path: dict[ParamPath, list[tuple[str, Slot]]] = {}
     for name, slot in table.items():
         by_path.setdefault(slot.path, []).append((name, slot))
 
     def array_of(path: ParamPath, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
         parts = sorted(by_path[path], key=lambda entry: entry[1].part or 0)
-        ours = [to_ours(_read(found[name]), slot.layout, folder.config.head_dim) for name, slot in parts]
+        ours = [
+            to_ours(read_tensor(found[name]), slot.layout, folder.config.head_dim) for name, slot in parts
+        ]
         return ours[0] if parts[0][1].part is None else np.stack(ours)
 
     return model_from_arrays(folder.config, array_of, dtype=dtype, mesh=mesh)
 
 
-def _match(folder: ModelFolder, table: Mapping[str, Slot]) -> dict[str, TensorInfo]:
-    """The folder's text tensors by their name with the prefix "model.", checked against the table."""
+def text_tensors(folder: ModelFolder) -> dict[str, TensorInfo]:
+    """The folder's text tensors by their name with the prefix "model.", checked against `slots`.
+
+    Raises:
+        UserError: a tensor is unknown, missing, of another shape or of a dtype that is no float; names it.
+    """
+    table = slots(folder.config)
     found: dict[str, TensorInfo] = {}
     for raw, info in folder.tensors.items():
         name = text_name(raw)
@@ -269,14 +282,14 @@ def _check_tied_head(folder: ModelFolder, head: TensorInfo) -> None:
     if (
         embedding is None
         or embedding.shape != head.shape
-        or not np.array_equal(_read(embedding), _read(head))
+        or not np.array_equal(read_tensor(embedding), read_tensor(head))
     ):
         raise UserError(
             f"{head.file}: {head.name} differs from the embedding; an untied head is not supported"
         )
 
 
-def _read(info: TensorInfo) -> np.ndarray[Any, Any]:
+def read_tensor(info: TensorInfo) -> np.ndarray[Any, Any]:
     """A tensor as a memory map of its file."""
     import ml_dtypes
 
@@ -294,45 +307,26 @@ def save_model(
     *,
     tokenizer_from: str | os.PathLike[str],
     overwrite: bool = False,
-    max_shard_bytes: int = _MAX_SHARD_BYTES,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ModelFolder:
     """Write an HF folder: config, generation config, safetensors in the model's dtype, tokenizer files.
-
-    The folder appears whole or not at all: it is written beside its place and renamed.
 
     Args:
         model: the Tunix model; its shapes must be `config`'s.
         tokenizer_from: folder whose tokenizer files are copied.
-        overwrite: replace a folder that is there.
-        max_shard_bytes: weights beyond it are written as shards with an index.
+        overwrite, max_shard_bytes: see `distill.gemma.saving.write_folder`.
 
     Raises:
         UserError: `out_dir` is there and not empty, or `tokenizer_from` has no tokenizer.json.
     """
-    target, source = Path(out_dir), Path(tokenizer_from)
-    if not (source / "tokenizer.json").is_file():
-        raise UserError(f"no tokenizer.json in {source}")
-    if not overwrite and target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} is there already; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
-    for leftover in (
-        *target.parent.glob(f".{target.name}.tmp-*"),
-        *target.parent.glob(f".{target.name}.old-*"),
-    ):
-        shutil.rmtree(leftover)  # of a process that was killed
-    temporary.mkdir()
-    try:
-        dtype = _write_weights(model, config, temporary, max_shard_bytes)
-        write_json(temporary / "config.json", config.with_dtype(dtype).to_hf())
-        write_json(temporary / "generation_config.json", _generation_config(config))
-        for name in TOKENIZER_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, temporary / name)
-        _publish(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return ModelFolder.open(target)
+    return write_folder(
+        out_dir,
+        config,
+        hf_tensors(model, config),
+        copy_tokenizer(tokenizer_from),
+        overwrite=overwrite,
+        max_shard_bytes=max_shard_bytes,
+    )
 
 
 def hf_tensors(model: Gemma3, config: GemmaConfig) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
@@ -341,7 +335,6 @@ def hf_tensors(model: Gemma3, config: GemmaConfig) -> Iterator[tuple[str, np.nda
     Raises:
         ValueError: the model's shapes are not those of `config`.
     """
-    import jax
     from flax import nnx
 
     params = dict(nnx.state(model, nnx.Param).flat_state())
@@ -349,76 +342,8 @@ def hf_tensors(model: Gemma3, config: GemmaConfig) -> Iterator[tuple[str, np.nda
     if unknown := params.keys() - {slot.path for slot in table.values()}:
         raise ValueError(f"the model has a parameter {sorted(unknown, key=str)[0]} that config does not")
     for name, slot in table.items():
-        array = np.asarray(jax.device_get(params[slot.path].get_value()))
+        array = fetch(params[slot.path].get_value())
         tensor = to_hf(array if slot.part is None else array[slot.part], slot.layout)
         if tensor.shape != slot.shape:
             raise ValueError(f"{name}: the model gives shape {tensor.shape}, config {slot.shape}")
         yield name, np.ascontiguousarray(tensor)
-
-
-def _write_weights(model: Gemma3, config: GemmaConfig, folder: Path, max_bytes: int) -> str:
-    """Write the shards; returns the dtype's name. A single one is called model.safetensors and has no index."""
-    from safetensors.numpy import save_file
-
-    weight_map: dict[str, Path] = {}
-    shard: dict[str, np.ndarray[Any, Any]] = {}
-    files: list[Path] = []
-    total, dtype = 0, "float32"
-
-    def flush() -> None:
-        file = folder / f"shard-{len(files) + 1}"
-        save_file(shard, file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
-        files.append(file)
-        shard.clear()
-
-    for name, tensor in hf_tensors(model, config):
-        if shard and sum(t.nbytes for t in shard.values()) + tensor.nbytes > max_bytes:
-            flush()
-        shard[name] = tensor
-        total += tensor.nbytes
-        dtype = tensor.dtype.name
-    flush()
-    if len(files) == 1:
-        files[0].rename(folder / "model.safetensors")
-        return dtype
-    names = {file: f"model-{i + 1:05d}-of-{len(files):05d}.safetensors" for i, file in enumerate(files)}
-    for file, final in names.items():
-        file.rename(folder / final)
-    index = {
-        "metadata": {"total_size": total},
-        "weight_map": {n: names[f] for n, f in sorted(weight_map.items())},
-    }
-    write_json(folder / "model.safetensors.index.json", index)
-    return dtype
-
-
-def _generation_config(config: GemmaConfig) -> dict[str, Any]:
-    return {
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": list(config.eos_token_ids),
-        "pad_token_id": config.pad_token_id,
-    }
-
-
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _publish(temporary: Path, target: Path) -> None:
-    """Flush every file to the disk, then rename the folder into its place."""
-    for file in temporary.iterdir():
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-    if target.exists():
-        old = target.parent / f".{target.name}.old-{os.getpid()}"
-        target.rename(old)
-        temporary.rename(target)
-        shutil.rmtree(old)
-    else:
-        temporary.rename(target)
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)

@@ -1,4 +1,4 @@
-"""Gemma 3's forward pass for sampling: the same parameters as Tunix's module, a cache of our own.
+"""Gemma's forward pass for sampling: the same parameters as Tunix's module, a cache of our own.
 
 Tunix's module writes the new keys of a whole batch at one index and reads the cache in an order in which
 XLA on a CPU has to transpose it at every step. Here every row has its own write index (slot = the token's
@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from distill.gemma.forward import capped
+
 _MASKED = -2.3819763e38  # Gemma's own mask value: finite, so a row without any visible slot gives no NaN.
 _EPSILON = 1e-6
 
@@ -34,7 +36,7 @@ class LayerSpec:
 
 @dataclass(frozen=True, slots=True)
 class DecoderSpec:
-    """What is static about a model."""
+    """What is static about a model. Gemma 2 has no norms of queries and keys, and caps on scores and logits."""
 
     layers: tuple[LayerSpec, ...]
     num_heads: int
@@ -42,14 +44,17 @@ class DecoderSpec:
     head_dim: int
     num_embed: int
     query_scale: float
+    qk_norm: bool = True
+    score_cap: float | None = None
+    logit_cap: float | None = None
 
 
 class LayerWeights(NamedTuple):
     """One layer's parameters; `qkv` is (D, (N + 2K)·H), the three projections side by side."""
 
     attention_norm: Float[Array, " D"]
-    query_norm: Float[Array, " H"]
-    key_norm: Float[Array, " H"]
+    query_norm: Float[Array, " H"] | None
+    key_norm: Float[Array, " H"] | None
     attention_out_norm: Float[Array, " D"]
     mlp_norm: Float[Array, " D"]
     mlp_out_norm: Float[Array, " D"]
@@ -82,12 +87,13 @@ def spec_of(model: Any) -> DecoderSpec:
     """Read what is static from a Tunix `Gemma3`.
 
     Raises:
-        ValueError: where the model carries LoRA adapters, which this forward pass would silently leave out.
+        ValueError: where the model carries adapters that are not `distill.lora`'s: this forward pass would silently
+            leave them out.
     """
     from flax import nnx
     from tunix.models.gemma3.model import AttentionType
 
-    if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)):
+    if any(path[-1] not in ("a", "b") for path, _ in nnx.state(model, nnx.LoRAParam).flat_state()):
         raise ValueError("the model carries LoRA adapters: merge them into its weights before sampling")
     first = model.layers[0].attn
     layers = tuple(
@@ -107,34 +113,45 @@ def spec_of(model: Any) -> DecoderSpec:
         head_dim=int(model.config.head_dim),
         num_embed=int(model.num_embed),
         query_scale=float(first.query_pre_attn_scalar),
+        qk_norm=hasattr(first, "_query_norm"),
+        score_cap=getattr(first, "softcap", None),
+        logit_cap=getattr(model, "final_softcap", None),
     )
 
 
 def weights_of(model: Any) -> Weights:
-    """Collect a Tunix `Gemma3`'s parameters as they are now. Only the q, k and v projections are copied."""
+    """Collect a Tunix `Gemma3`'s parameters as they are now, adapters added.
+
+    Only the q, k and v projections are copied, and what has adapters.
+    """
     layers = []
     for layer in model.layers:
         attn, mlp = layer.attn, layer.mlp
         if attn.use_qkv_einsum:
-            qkv = _jit_fuse_square(attn.qkv_einsum.w[...])
+            qkv = _jit_fuse_square(_matrix(attn.qkv_einsum, "w"))
         else:
-            qkv = _jit_fuse_grouped(attn.q_einsum.w[...], attn.kv_einsum.w[...])
+            qkv = _jit_fuse_grouped(_matrix(attn.q_einsum, "w"), _matrix(attn.kv_einsum, "w"))
         layers.append(
             LayerWeights(
                 attention_norm=layer.pre_attention_norm.scale[...],
-                query_norm=attn._query_norm.scale[...],
-                key_norm=attn._key_norm.scale[...],
+                query_norm=attn._query_norm.scale[...] if hasattr(attn, "_query_norm") else None,
+                key_norm=attn._key_norm.scale[...] if hasattr(attn, "_key_norm") else None,
                 attention_out_norm=layer.post_attention_norm.scale[...],
                 mlp_norm=layer.pre_ffw_norm.scale[...],
                 mlp_out_norm=layer.post_ffw_norm.scale[...],
                 qkv=qkv,
-                out=attn.attn_vec_einsum.w[...],
-                gate=mlp.gate_proj.kernel[...],
-                up=mlp.up_proj.kernel[...],
-                down=mlp.down_proj.kernel[...],
+                out=_matrix(attn.attn_vec_einsum, "w"),
+                gate=_matrix(mlp.gate_proj, "kernel"),
+                up=_matrix(mlp.up_proj, "kernel"),
+                down=_matrix(mlp.down_proj, "kernel"),
             )
         )
     return Weights(model.embedder.input_embedding[...], tuple(layers), model.final_norm.scale[...])
+
+
+def _matrix(module: Any, name: str) -> Any:
+    """A module's matrix; of one with adapters (`distill.lora.LowRank`) the sum."""
+    return module.matrix() if hasattr(module, "matrix") else getattr(module, name)[...]
 
 
 def _fuse_grouped(q: Float[Array, "N D H"], kv: Float[Array, "2 K D H"]) -> Float[Array, "D (N+2K)H"]:
@@ -203,7 +220,7 @@ def decode_step(
         x = _finish(w, x, _attend(spec, q, written[-1], visible))
     x = _rms_norm(x[:, 0], weights.final_norm)
     logits = jnp.dot(x, weights.embedding.T, preferred_element_type=jnp.float32)
-    return logits, tuple(written)
+    return capped(logits, spec.logit_cap), tuple(written)
 
 
 def _embed(weights: Weights, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
@@ -225,8 +242,9 @@ def _project(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B T K H"], Float[Array, "B T K H"]]:
     heads = (_rms_norm(x, w.attention_norm) @ w.qkv).reshape(*x.shape[:2], -1, spec.head_dim)
     q, k, v = jnp.split(heads, [spec.num_heads, spec.num_heads + spec.num_kv_heads], axis=2)
-    q = _rotate(layer, _rms_norm(q, w.query_norm), positions) * spec.query_scale
-    return q, _rotate(layer, _rms_norm(k, w.key_norm), positions), v
+    if w.query_norm is not None and w.key_norm is not None:
+        q, k = _rms_norm(q, w.query_norm), _rms_norm(k, w.key_norm)
+    return _rotate(layer, q, positions) * spec.query_scale, _rotate(layer, k, positions), v
 
 
 def _rotate(
@@ -257,7 +275,7 @@ def _attend(
     batched = partial(jnp.matmul, preferred_element_type=jnp.float32)
     scores = batched(grouped.reshape(b, spec.num_kv_heads, groups * t, h), cache.keys)
     scores = scores.reshape(b, spec.num_kv_heads, groups, t, -1)
-    scores = jnp.where(visible[:, None, None], scores, _MASKED)
+    scores = jnp.where(visible[:, None, None], capped(scores, spec.score_cap), _MASKED)
     shares = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
     read = jnp.matmul(shares.reshape(b, spec.num_kv_heads, groups * t, -1), cache.values)
     return read.reshape(b, spec.num_kv_heads, groups, t, h).transpose(0, 3, 1, 2, 4).reshape(b, t, n, h)

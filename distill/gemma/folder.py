@@ -19,6 +19,10 @@ from filters.errors import UserError
 TINY = {"tiny-teacher": "teacher", "tiny-student": "student"}
 """Names of the models that ship with the package, and their folders under `distill/gemma/tiny`."""
 
+PACKAGED = "gemma-3-270m"
+"""The model that comes as a Python package of its own."""
+_KAGGLE = "kaggle:"
+
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -72,10 +76,16 @@ class ModelFolder:
             raise UserError(f"model folder {folder} does not exist")
         if not folder.is_dir():
             raise UserError(f"model {folder} is a file; give the folder that holds config.json")
+        found = cls.without_weights(folder)
+        return cls(folder, found.config, read_tensor_index(folder))
+
+    @classmethod
+    def without_weights(cls, path: str | os.PathLike[str]) -> ModelFolder:
+        """The config and tokenizer of a folder that need not have weights: `tensors` is empty. Raises as `open`."""
+        folder = Path(path)
         config = GemmaConfig.from_hf(_read_json(folder / "config.json", folder), str(folder / "config.json"))
-        tensors = read_tensor_index(folder)
         _check_tokenizer(folder, config)
-        return cls(folder, config, tensors)
+        return cls(folder, config, {})
 
     @property
     def tokenizer_file(self) -> Path:
@@ -99,21 +109,41 @@ class ModelFolder:
 
 
 def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
-    """Find a model's folder: "tiny-teacher" or "tiny-student" (they ship with the package), a path, or a Hub id.
+    """Find a model's folder by its name.
 
-    A Hub id is "org/name", with "@revision" where one is meant; it is downloaded through `huggingface_hub`,
-    whose cache and login apply. What the folder holds is for `ModelFolder.open` to check.
+    - "tiny-teacher" or "tiny-student": they ship with the package;
+    - a folder, or a GGUF file, which is converted once into a cache;
+    - "org/name", "@revision" behind it where one is meant: from the Hub, through `huggingface_hub`, whose cache
+      and login apply;
+    - "kaggle:OWNER/MODEL/FRAMEWORK/VARIATION": from Kaggle, through `kagglehub`;
+    - "gemma-3-270m": the base model that the extra [gemma-270m] installs, quantised to some 4 bits.
+
+    What the folder holds is for `ModelFolder.open` to check.
 
     Raises:
         UserError: nothing of that name.
+        ModuleNotFoundError: an extra is not installed; says which.
     """
     name = os.fspath(name_or_path)
     if name in TINY:
         return Path(__file__).parent / "tiny" / TINY[name]
+    if name == PACKAGED:
+        from distill.gemma.gguf import packaged_folder
+
+        return packaged_folder()
+    if Path(name).is_file() and name.endswith(".gguf"):
+        from distill.gemma.gguf import cached_folder
+
+        return cached_folder(name)
     if Path(name).exists():
         return Path(name)
+    if name.startswith(_KAGGLE):
+        return _download_from_kaggle(name.removeprefix(_KAGGLE))
     if not _looks_like_hub_id(name):
-        raise UserError(f"model folder {name} does not exist; shipped models are {', '.join(TINY)}")
+        raise UserError(
+            f"model folder {name} does not exist; shipped models are {', '.join(TINY)}, and {PACKAGED} comes with the "
+            "extra [gemma-270m]"
+        )
     return Path(_download(name))
 
 
@@ -123,6 +153,13 @@ def cached_model(name: str) -> Path | None:
     Raises:
         UserError: neither a folder nor a Hub id.
     """
+    if name == PACKAGED:
+        from distill.gemma.gguf import packaged_place
+
+        place = packaged_place()
+        return place if place is not None and (place / "config.json").is_file() else None
+    if name.startswith(_KAGGLE):
+        return None  # asking whether it is here would fetch it, which planning should not do
     if name in TINY or Path(name).exists() or not _looks_like_hub_id(name):
         return resolve_model(name)
     from huggingface_hub import snapshot_download
@@ -165,6 +202,22 @@ def _download(name: str) -> str:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
             f"there is no folder {name}, and the Hub did not give a model of that name: {first_line}"
+        ) from error
+
+
+def _download_from_kaggle(handle: str) -> Path:
+    try:
+        import kagglehub
+    except ModuleNotFoundError as error:
+        message = "models of Kaggle need kagglehub: pip install 'r1-factory[kaggle]'"
+        raise ModuleNotFoundError(message, name="kagglehub") from error
+    try:
+        return Path(kagglehub.model_download(handle))
+    except Exception as error:  # requests', its own and ValueError, without a common ancestor
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"Kaggle did not give the model {handle} (OWNER/MODEL/FRAMEWORK/VARIATION): {first_line}. Gemma's licence "
+            "is accepted on the model's page; log in with KAGGLE_API_TOKEN or ~/.kaggle"
         ) from error
 
 
@@ -214,7 +267,7 @@ def read_tensor_index(folder: Path) -> dict[str, TensorInfo]:
     if not index.is_file():
         hint = ""
         if any(folder.glob("*.bin")) or any(folder.glob("*.gguf")):
-            hint = "; it holds weights in another format, convert them to safetensors first"
+            hint = "; it holds weights in another format: name a .gguf itself, convert others to safetensors"
         raise UserError(
             f"model folder {folder} has no weights (model.safetensors or its shards with an index){hint}"
         )

@@ -127,8 +127,11 @@ def weight_shardings(spec: DecoderSpec, mesh: Mesh) -> Weights:
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     fused = spec.num_heads % tp == 0 and spec.num_kv_heads % tp == 0
+    norms = dict.fromkeys(LayerWeights._fields[:6], at())
+    if not spec.qk_norm:
+        norms |= {"query_norm": None, "key_norm": None}
     layer = LayerWeights(
-        **dict.fromkeys(LayerWeights._fields[:6], at()),
+        **norms,
         qkv=at(None, "tp") if fused else at(),
         out=at("tp") if spec.num_heads % tp == 0 else at(),
         gate=at(None, "tp"),

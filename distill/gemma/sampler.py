@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,10 @@ class Sample:
     latency_s: float = field(compare=False)
 
 
+OnTokens = Callable[[Hashable, list[int]], None]
+"""Told a request's key and all its tokens so far, whenever there are more."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A request whose prompt stands, or will stand, in row `slot` of a prefilled block."""
@@ -153,7 +157,9 @@ class _Lane:
         self.active[row] = True
         self.started[row] = time.perf_counter()
 
-    def harvest(self, chunk: _Chunk, stop_ids: frozenset[int]) -> list[Sample]:
+    def harvest(
+        self, chunk: _Chunk, stop_ids: frozenset[int], on_tokens: OnTokens | None = None
+    ) -> list[Sample]:
         """Take a chunk's tokens into the rows; empty the rows that are done and return their samples."""
         samples = []
         for row, request in enumerate(self.request):
@@ -162,6 +168,8 @@ class _Lane:
             new = int(self.count[row]) - len(self.tokens[row])
             self.tokens[row].extend(chunk.tokens[:new, row].tolist())
             self.logprobs[row].extend(chunk.logprobs[:new, row].tolist())
+            if on_tokens is not None:
+                on_tokens(request.key, self.tokens[row])
             if not self.active[row]:
                 reason = "stop" if self.tokens[row][-1] in stop_ids else "length"
                 latency = time.perf_counter() - self.started[row]
@@ -275,8 +283,10 @@ class Sampler:
         for _ in self.run(request for _ in range(2 * self.batch_size)):
             pass
 
-    def run(self, requests: Iterable[Request]) -> Iterator[Sample]:
+    def run(self, requests: Iterable[Request], on_tokens: OnTokens | None = None) -> Iterator[Sample]:
         """Draw every request; samples come as they finish, requests are pulled as rows become free.
+
+        `on_tokens` is told of unfinished samples after every chunk, in the caller's thread.
 
         Closing the iterator early waits for the chunk under way and drops the unfinished rows.
 
@@ -284,7 +294,7 @@ class Sampler:
             UserError: for an empty or over-long prompt, an id outside the vocabulary, a token limit above the
                 compiled one, or a seed outside 63 bits. Filter by length first: what is under way is lost.
         """
-        run = _Run(self, iter(requests))
+        run = _Run(self, iter(requests), on_tokens)
         try:
             yield from run.samples()
         finally:
@@ -349,8 +359,9 @@ class Sampler:
 class _Run:
     """One pass over requests. It owns its lanes, so that runs of one sampler do not meet."""
 
-    def __init__(self, sampler: Sampler, requests: Iterator[Request]) -> None:
+    def __init__(self, sampler: Sampler, requests: Iterator[Request], on_tokens: OnTokens | None) -> None:
         self._sampler = sampler
+        self._on_tokens = on_tokens
         self._requests = requests
         self._next: Request | None = None
         self._weights = sampler._weights()
@@ -371,7 +382,7 @@ class _Run:
                 running.append((lane, self._start(lane)))
         while running:
             lane, future = running.popleft()
-            finished = lane.harvest(future.result(), self._sampler._stop_ids)
+            finished = lane.harvest(future.result(), self._sampler._stop_ids, self._on_tokens)
             if self._refill(lane):
                 running.append((lane, self._start(lane)))
             yield from finished

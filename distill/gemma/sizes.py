@@ -50,7 +50,7 @@ SIZES: dict[str, GemmaConfig] = {
 }
 """By the part of a model's name: "1b" of google/gemma-3-1b-pt."""
 
-_NAME = re.compile(r"[^/@]+/gemma-3-(270m|1b|4b|12b|27b)(-pt|-it)?(@.+)?")
+_NAME = re.compile(r"(?:[^/@]+/|kaggle:.+/|^)gemma-3-(270m|1b|4b|12b|27b)(-pt|-it)?(/\d+|@.+)?")
 
 
 @dataclass(frozen=True, slots=True)

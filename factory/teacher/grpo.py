@@ -24,8 +24,9 @@ from distill.batches import Order
 from distill.chat import parse_template
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
-from distill.sft import copy_base, model_is_whole, refuse_foreign_folder, stopped
+from distill.sft import stopped
 from distill.stopping import stop_signals
+from distill.train_identity import copy_base, model_is_whole, refuse_foreign_folder
 from factory.judge import is_graded
 from factory.store import Run
 from factory.teacher.identity import PromptRow, Question, differences_of, manifest_of, questions_of

@@ -11,7 +11,7 @@ from distill import training_log as log
 from distill.chat import encode_prompt, parse_template
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
-from distill.sft import differences, versions
+from distill.train_identity import differences, versions
 from factory.judge import JUDGED, is_graded
 from factory.records import content_id
 from factory.teacher.settings import Rl

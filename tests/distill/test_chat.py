@@ -10,7 +10,16 @@ from typing import Any
 
 import pytest
 
-from distill.chat import encode_example, encode_prompt, parse_template, render_prompt_text, stop_ids
+from distill.chat import (
+    control_text,
+    encode_example,
+    encode_prompt,
+    lint,
+    parse_template,
+    render_prompt_text,
+    stop_ids,
+)
+from distill.data import load_dataset
 from distill.gemma.tokenizer import Tokenizer
 from filters.errors import UserError
 from filters.tags import R1_ZERO_PREAMBLE, TAG_STYLES
@@ -146,6 +155,39 @@ def test_a_vocabulary_without_turns_says_so(tokenizer_folder: Path, tmp_path: Pa
     encode_prompt([user("a")], ZERO, bare)
     with pytest.raises(UserError, match="no <start_of_turn>"):
         encode_prompt([user("a")], GEMMA, bare)
+
+
+def test_what_is_rendered_here_has_its_marks_in_order(tokenizer: Tokenizer) -> None:
+    talk = [system("be brief"), user("1 plus 1?"), assistant("2"), user("and 1?"), assistant("3")]
+    for template in (GEMMA, ZERO):
+        assert lint(encode_example(talk, template, tokenizer)[0], tokenizer) == []
+        assert lint(encode_prompt(talk[:-1], template, tokenizer), tokenizer) == []
+
+
+def test_the_lint_finds_what_other_renderers_do(tokenizer: Tokenizer) -> None:
+    ids, _ = encode_example([user("1 plus 1?"), assistant("2")], GEMMA, tokenizer)
+    end = tokenizer.end_of_turn_id
+    assert lint([tokenizer.bos_id, *ids], tokenizer) == ["<bos> again at token 1"]
+    assert lint(ids[1:], tokenizer) == ["it does not begin with <bos>"]
+    model = len(ids) - 1 - ids[::-1].index(tokenizer.start_of_turn_id)
+    assert lint(ids[:-1], tokenizer) == [f"the turn that begins at token {model} has no <end_of_turn>"]
+    first = ids.index(end)
+    unfinished = ids[:first] + ids[first + 1 :]
+    assert lint(unfinished, tokenizer) == ["the turn that begins at token 1 has no <end_of_turn>"]
+    assert lint([*ids, end], tokenizer) == [f"<end_of_turn> at token {len(ids)}, and no turn has begun"]
+
+
+def test_conversations_that_were_rendered_before_are_noticed(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    clean = [user("hi <start of turn>"), assistant("<think>a</think> b")]
+    assert control_text(clean) is None
+    rendered = [user("<bos><start_of_turn>user\nhi<end_of_turn>"), assistant("b")]
+    assert control_text(rendered) == "<bos>"
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in (clean, rendered, rendered)))
+    warning = load_dataset(str(file), GEMMA, tokenizer, 256).warning()
+    assert warning is not None and f"<bos> in {file}, line 2 as text" in warning
+    file.write_text(json.dumps({"messages": clean}) + "\n")
+    assert load_dataset(str(file), GEMMA, tokenizer, 256).warning() is None
 
 
 def test_template_names() -> None:

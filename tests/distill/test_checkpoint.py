@@ -303,13 +303,13 @@ def test_what_a_killed_export_left_is_cleared_away(student: Any, tmp_path: Path)
 def test_a_failed_export_leaves_nothing(
     student: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from distill.gemma import checkpoint
+    from distill.gemma import checkpoint, saving
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
 
     model = checkpoint.load_model(student)
-    monkeypatch.setattr(checkpoint, "_publish", fail)
+    monkeypatch.setattr(saving, "publish", fail)
     with pytest.raises(OSError, match="disk full"):
         checkpoint.save_model(model, student.config, tmp_path / "out", tokenizer_from=student.path)
     assert list(tmp_path.iterdir()) == []

@@ -14,6 +14,10 @@ from click.testing import CliRunner
 from distill import sft
 from distill.cli import cli
 from distill.gemma.folder import ModelFolder
+from distill.lora_settings import LoraConfig
+from distill.sampled import SampledAccuracy
+from distill.train_result import Progress, TrainResult
+from distill.train_settings import Layout, TrainConfig
 
 pytestmark = pytest.mark.train
 
@@ -49,11 +53,10 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path, monkeypatch: 
 
     def run(config: Any, *places: Any, on_progress: Any, on_message: Any) -> Any:
         seen.append((config, places))
-        on_progress(sft.Progress(3, 10, 0.5, 1e-3, 1234.0, 7.0, 0.6))
+        on_progress(Progress(3, 10, 0.5, 1e-3, 1234.0, 7.0, 0.6, 0.25))
         on_message("a line")
-        return sft.TrainResult(
-            tmp_path / "out" / "model", tmp_path / "m", 10, 0.5, 0.6, 0, False, "1 sample", 1.0
-        )
+        model = tmp_path / "out" / "model"
+        return TrainResult(model, tmp_path / "m", 10, 0.5, 0.6, 0.25, model, 10, 0, False, "1 sample", 1.0)
 
     monkeypatch.setattr(sft, "train", run)
     settings: dict[str, Any] = {
@@ -70,22 +73,52 @@ def test_every_setting_reaches_the_run(data: Path, tmp_path: Path, monkeypatch: 
         "eval_every": 9,
         "checkpoint_every": 11,
         "keep": 12,
+        "short_first": 4,
         "dtype": "bfloat16",
         "job": "mine",
     }
-    layout = {"rows": 4, "row_length": 128}
-    flags = ["--no-packing"]
-    for name, value in (settings | layout).items():
+    layout: dict[str, Any] = {
+        "rows": 4,
+        "row_length": 128,
+        "fsdp": 3,
+        "tp": 2,
+        "compute": "bfloat16",
+        "remat": "layer",
+        "attention_chunk": 64,
+    }
+    accuracy = {"questions": "Q", "count": 5, "max_new_tokens": 6}
+    flags = ["--no-packing", "--no-keep-best", "--report-to", "wandb", "--report-to", "tensorboard"]
+    flags += [
+        "--lora-rank",
+        "8",
+        "--lora-alpha",
+        "4",
+        "--lora-targets",
+        "q_proj,o_proj",
+        "--lora-weights",
+        "int8",
+    ]
+    for name, value in (settings | layout | {f"eval_{k}": v for k, v in accuracy.items()}).items():
         flags += [f"--{name.replace('_', '-')}", str(value)]
     done = CliRunner().invoke(
         cli, ["train", "DATA", "--student", "S", "--out", str(tmp_path / "o"), "--json", *flags]
     )
     assert done.exit_code == 0, done.output
-    config = sft.TrainConfig(**settings, layout=sft.Layout(**layout, packing=False))
+    config = TrainConfig(
+        **settings,
+        layout=Layout(**layout, packing=False),
+        accuracy=SampledAccuracy(**accuracy),
+        keep_best=False,
+        report=("wandb", "tensorboard"),
+        lora=LoraConfig(rank=8, alpha=4.0, targets=("q_proj", "o_proj"), weights="int8"),
+    )
     assert seen == [(config, ("DATA", "S", tmp_path / "o"))]
     result = json.loads(done.stdout)
     assert (result["model"], result["eval_loss"]) == (str(tmp_path / "out" / "model"), 0.6)
-    assert "step 3/10  loss 0.5000  validation 0.6000  lr 1.00e-03  1,234 tokens/s  0:07 to go" in done.stderr
+    assert (
+        "step 3/10  loss 0.5000  validation 0.6000  lr 1.00e-03  accuracy 25.0%  1,234 tokens/s  0:07 to go"
+        in done.stderr
+    )
     assert "a line" in done.stderr
 
 
@@ -94,11 +127,11 @@ def test_defaults_of_the_command_are_those_of_the_library(monkeypatch: pytest.Mo
 
     def run(config: Any, *_: Any, **__: Any) -> Any:
         seen.append(config)
-        return sft.TrainResult(Path("m"), Path("m"), 1, None, None, 0, False, "", None)
+        return TrainResult(Path("m"), Path("m"), 1, None, None, None, None, None, 0, False, "", None)
 
     monkeypatch.setattr(sft, "train", run)
     CliRunner().invoke(cli, ["train", "DATA", "--student", "S", "--out", "o", "--max-steps", "1"])
-    assert seen == [sft.TrainConfig(max_steps=1)]
+    assert seen == [TrainConfig(max_steps=1)]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +153,7 @@ def test_defaults_of_the_command_are_those_of_the_library(monkeypatch: pytest.Mo
             2,
             "nothing to train",
         ),
-        (["export", "o", "d"], 2, "it has no train.json"),
+        (["export", "o", "d"], 2, "model folder o does not exist"),
         (["export", "o", "d", "--step", "last"], 2, "neither a step nor 'final'"),
     ],
 )

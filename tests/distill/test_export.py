@@ -10,7 +10,8 @@ import pytest
 
 from distill.export import checkpoint_steps, export
 from distill.gemma.folder import ModelFolder
-from distill.sft import TrainConfig, train
+from distill.sft import train
+from distill.train_settings import TrainConfig
 from filters.errors import UserError
 
 pytestmark = pytest.mark.train
@@ -50,7 +51,7 @@ def test_an_earlier_step_is_another_model(trained: Path, tmp_path: Path) -> None
 def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint of step 5; it has 4, 6"):
         export(trained, tmp_path / "five", 5)
-    with pytest.raises(UserError, match=r"it has no train\.json"):
+    with pytest.raises(UserError, match=r"has no config\.json"):
         export(tmp_path, tmp_path / "out")
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").write_text("mine")

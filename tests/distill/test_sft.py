@@ -26,7 +26,9 @@ from distill.chat import parse_template
 from distill.data import Example, load_dataset
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
-from distill.sft import Layout, Progress, TrainConfig, TrainResult, train
+from distill.sft import train
+from distill.train_result import Progress, TrainResult
+from distill.train_settings import Layout, TrainConfig
 from factory.records import METRICS, file_metadata
 from filters.errors import UserError
 
@@ -168,7 +170,7 @@ def test_the_stream_goes_on_by_position_and_stops_between_steps() -> None:
     stop = [False]
 
     def stream(skip: int) -> TrainStream:
-        made = TrainStream(examples, shape(), steps=6, seed=0, stop=lambda: stop[0])
+        made = TrainStream(examples, shape(), steps=6, seed=0, stop=lambda _: stop[0])
         made.skip = skip
         return made
 
@@ -187,7 +189,7 @@ def test_the_stream_goes_on_by_position_and_stops_between_steps() -> None:
 
 def test_how_full_rows_are() -> None:
     examples = [example(*range(2, 7)) for _ in range(10)]  # four cells each
-    stream = TrainStream(examples, shape(samples=6, rows=2), steps=9, seed=0, stop=lambda: False)
+    stream = TrainStream(examples, shape(samples=6, rows=2), steps=9, seed=0, stop=lambda _: False)
     # Two to a row: three rows of eight, and one row more that fills up the second micro-batch.
     assert stream.fullness() == (2.0, 24 / 32)
     assert stream.counts == {}  # looking hands out nothing
@@ -308,8 +310,19 @@ def test_what_a_finished_folder_holds(finished: Any, data: Path, student: ModelF
     assert manifest["student"]["content_hash"] == student.content_hash
     assert manifest["model"] == ModelFolder.open(out / "model").content_hash
     assert manifest["data"]["train"] == 30
-    names = {p.name for p in out.iterdir()} - {".lock"}
-    assert names == {"train.json", "metrics.jsonl", "metrics.parquet", "base", "checkpoints", "model"}
+    names = {p.name for p in out.iterdir()} - {".lock", "best"}
+    assert names == {
+        "train.json",
+        "metrics.jsonl",
+        "metrics.parquet",
+        "tensorboard",
+        "base",
+        "checkpoints",
+        "model",
+    }
+    losses = by_name["eval/loss"]
+    assert result.best_step == min((step for step in losses if step), key=lambda step: losses[step])
+    assert (out / "best").is_dir() == (result.best_step != 40)
 
 
 def test_the_validation_loss_is_a_mean_over_tokens(finished: Any, data: Path) -> None:
@@ -572,7 +585,8 @@ def test_results_are_plain(finished: Any) -> None:
 
 _LAID_OUT = """
 import json, sys
-from distill.sft import Layout, TrainConfig, train
+from distill.sft import train
+from distill.train_settings import Layout, TrainConfig
 data, student, out, layout = sys.argv[1:]
 layout = json.loads(layout)
 config = TrainConfig(
