@@ -1,4 +1,4 @@
-"""Gemma 3's forward pass for training on long rows: Tunix's modules, without what does not fit on a chip.
+"""Gemma's forward pass for training on long rows: Tunix's modules, without what does not fit on a chip.
 
 Tunix's own pass holds three things that grow with the product of two large numbers: the logits (cells × 262,144),
 the attention scores (cells × cells × heads), and every layer's activations. Here the logits are never made (the
@@ -59,11 +59,15 @@ def hidden_states(
     windows = {_window(layer.attn, length) for layer in model.layers}
     whole = {w: _bias(cells, cells, w) for w in windows} if chunk is None else {}
 
+    pitches = {_pitch(layer.attn): layer.attn for layer in model.layers}
+    angles = {pitch: _angles(attn, positions) for pitch, attn in pitches.items()}
+
     def run(layer: DecoderLayer, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
-        window = _window(layer.attn, length)
+        turn = angles[_pitch(layer.attn)]
+        window, cap = _window(layer.attn, length), getattr(layer.attn, "softcap", None)
         if chunk is None:
-            return _layer(layer, x, positions, lambda q, k, v: _read(q, k, v, whole[window]))
-        return _layer(layer, x, positions, lambda q, k, v: _chunked(q, k, v, cells, window, chunk))
+            return _layer(layer, x, turn, lambda q, k, v: _read(q, k, v, whole[window], cap))
+        return _layer(layer, x, turn, lambda q, k, v: _chunked(q, k, v, cells, window, chunk, cap))
 
     x = model.embedder.encode(tokens)
     if remat == "layer":
@@ -136,39 +140,57 @@ def _kept(model: Gemma3, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
 
 
 Read = Callable[[Any, Any, Any], Any]
+Angles = tuple[Float[Array, "R L 1 H"], Float[Array, "R L 1 H"]]
+"""Cosine and sine of a rotary embedding, over both halves of a head; the sine of the first half is negative."""
+
+
+def _angles(attn: Attention, positions: Int[Array, "R L"]) -> Angles:
+    """Of Su et al. 2021 (arXiv 2104.09864), as Tunix's `apply_rope` makes them; float32."""
+    half = attn.head_dim // 2
+    pace = attn.rope_base_frequency ** (2 * jnp.arange(half) / attn.head_dim) * attn.rope_scale_factor
+    turn = positions[..., None, None] / pace
+    cos, sin = jnp.cos(turn), jnp.sin(turn)
+    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+
+
+def _rotated(x: Float[Array, "R L N H"], angles: Angles) -> Float[Array, "R L N H"]:
+    """Heads turned by their positions. The halves change places by a reversal, which a loop over cells vectorises;
+    joining them again would choose between two for every number."""
+    cos, sin = angles
+    halves = x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+    turned: Float[Array, "R L N H"] = x * cos + jnp.flip(halves, -2).reshape(x.shape) * sin
+    return turned.astype(x.dtype)
 
 
 def _layer(
-    layer: DecoderLayer, x: Float[Array, "R L D"], positions: Int[Array, "R L"], read: Read
+    layer: DecoderLayer, x: Float[Array, "R L D"], angles: Angles, read: Read
 ) -> Float[Array, "R L D"]:
     """Tunix's `DecoderLayer.block`, with attention that reads as it is told."""
-    attended = layer.post_attention_norm(_attention(layer.attn, layer.pre_attention_norm(x), positions, read))
+    attended = layer.post_attention_norm(_attention(layer.attn, layer.pre_attention_norm(x), angles, read))
     attended = attended + x
     out: Float[Array, "R L D"] = layer.post_ffw_norm(layer.mlp(layer.pre_ffw_norm(attended))) + attended
     return out
 
 
 def _attention(
-    attn: Attention, x: Float[Array, "R L D"], positions: Int[Array, "R L"], read: Read
+    attn: Attention, x: Float[Array, "R L D"], angles: Angles, read: Read
 ) -> Float[Array, "R L D"]:
     """Tunix's `Attention.block`, but for what is between its projections."""
-    from tunix.models.gemma3.model import apply_rope
     from tunix.utils.sharding_utils import shard
 
     q, k, v = attn.qkv_einsum(x) if attn.use_qkv_einsum else (attn.q_einsum(x), *attn.kv_einsum(x))
     q, k, v = (shard(part, attn.shd_config.act_btnh) for part in (q, k, v))
-    rope = {
-        "head_dim": attn.head_dim,
-        "base_frequency": attn.rope_base_frequency,
-        "scale_factor": attn.rope_scale_factor,
-    }
-    q = apply_rope(attn._query_norm(q), positions, **rope) * attn.query_pre_attn_scalar
-    k = apply_rope(attn._key_norm(k), positions, **rope)
+    if hasattr(attn, "_query_norm"):  # Gemma 2 has none
+        q, k = attn._query_norm(q), attn._key_norm(k)
+    q = _rotated(q, angles) * attn.query_pre_attn_scalar
+    k = _rotated(k, angles)
     out: Float[Array, "R L D"] = shard(attn.attn_vec_einsum(read(q, k, v)), attn.shd_config.act_btd)
     return out
 
 
-def _chunked(q: Any, k: Any, v: Any, cells: tuple[Any, ...], window: int | None, chunk: int) -> Any:
+def _chunked(
+    q: Any, k: Any, v: Any, cells: tuple[Any, ...], window: int | None, chunk: int, cap: float | None
+) -> Any:
     """`_read` for so many queries at a time, and again in the backward pass."""
     rows, length = q.shape[:2]
     pad = -length % chunk
@@ -180,10 +202,15 @@ def _chunked(q: Any, k: Any, v: Any, cells: tuple[Any, ...], window: int | None,
 
     def attend(part: Any) -> Any:
         queries, own = part
-        return _read(queries, k, v, _bias(own, cells, window))
+        return _read(queries, k, v, _bias(own, cells, window), cap)
 
     read = jax.lax.map(jax.checkpoint(attend), (split(q), tuple(split(part) for part in cells)))
     return jnp.moveaxis(read, 0, 1).reshape(rows, -1, *q.shape[2:])[:, :length]
+
+
+def _pitch(attn: Attention) -> tuple[float, float, int]:
+    """What decides about a layer's rotation."""
+    return attn.rope_base_frequency, attn.rope_scale_factor, attn.head_dim
 
 
 def _window(attn: Attention, length: int) -> int | None:
@@ -211,15 +238,72 @@ def _read(
     k: Float[Array, "R L K H"],
     v: Float[Array, "R L K H"],
     bias: Float[Array, "R C L"],
+    cap: float | None,
 ) -> Float[Array, "R C N H"]:
     """Softmax attention of some queries over all keys; heads of a group share a key-value head."""
     rows, count, heads, width = q.shape
     grouped = q.reshape(rows, count, k.shape[2], heads // k.shape[2], width)
-    scores = jnp.einsum("RCKGH,RLKH->RCKGL", grouped, k)
-    scores = scores + bias[:, :, None, None].astype(scores.dtype)
+    if cap is None:
+        return _attend(grouped, k, v, bias).reshape(q.shape)
+    scores = jnp.einsum("RCKGH,RLKH->RKCGL", grouped, k)
+    scores = capped(scores, cap) + bias[:, None, :, None].astype(scores.dtype)
     shares = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    read = jnp.einsum("RCKGL,RLKH->RCKGH", shares, v)
-    return read.reshape(rows, count, heads, width)
+    return jnp.einsum("RKCGL,RLKH->RCKGH", shares, v).reshape(q.shape)
+
+
+@jax.custom_vjp  # type: ignore[untyped-decorator]
+def _attend(
+    q: Float[Array, "R C K G H"],
+    k: Float[Array, "R L K H"],
+    v: Float[Array, "R L K H"],
+    bias: Float[Array, "R C L"],
+) -> Float[Array, "R C K G H"]:
+    """softmax(q k + bias) v, which passes over the scores as few times as it can.
+
+    What is divided is the sum that was read, not every share; and the backward pass takes the softmax's own term from
+    what was read too (Dao et al. 2022, arXiv 2205.14135, appendix B.2), so it reads the scores once. Their axes stand
+    as the product leaves them.
+    """
+    return _attend_forward(q, k, v, bias)[0]
+
+
+def _attend_forward(q: Any, k: Any, v: Any, bias: Any) -> tuple[Any, tuple[Any, ...]]:
+    scores = jnp.einsum("RCKGH,RLKH->RKCGL", q, k) + bias[:, None, :, None].astype(q.dtype)
+    shares = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    total = jnp.moveaxis(_sum(shares), 2, 1)  # (R, C, K, G, 1)
+    read = (jnp.einsum("RKCGL,RLKH->RCKGH", shares, v) / total).astype(v.dtype)
+    return read, (q, k, v, shares, total, read)
+
+
+def _attend_backward(kept: tuple[Any, ...], given: Any) -> tuple[Any, ...]:
+    q, k, v, shares, total, read = kept
+    given = (given / total).astype(v.dtype)
+    own = jnp.moveaxis(_sum(given * read), 1, 2).astype(q.dtype)
+    scores = shares * (jnp.einsum("RCKGH,RLKH->RKCGL", given, v) - own)
+    return (
+        jnp.einsum("RKCGL,RLKH->RCKGH", scores, k),
+        jnp.einsum("RKCGL,RCKGH->RLKH", scores, q),
+        jnp.einsum("RKCGL,RCKGH->RLKH", shares, given),
+        None,
+    )
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _sum(x: Float[Array, "*A L"]) -> Float[Array, "*A 1"]:
+    """Over the last axis, in float32 at least."""
+    return jnp.sum(x, axis=-1, keepdims=True, dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def capped(x: Float[Array, "*A"], cap: float | None) -> Float[Array, "*A"]:
+    """cap · tanh(x / cap), Gemma 2's bound on scores and logits (arXiv 2408.00118, section 2)."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
+
+
+def logits_of(model: Gemma3, hidden: Float[Array, "*A D"]) -> Float[Array, "*A V"]:
+    """Float32 logits of hidden states, all at once."""
+    return cell_logits(model.embedder.input_embedding[...], getattr(model, "final_softcap", None), hidden)
 
 
 def target_logprobs(
@@ -237,29 +321,44 @@ def target_logprobs(
         logit_chunk: cells of a row whose logits are held at a time, and computed again in the backward pass; None,
             or not below L: all of them at once.
     """
-    embedding = _gathered(model.embedder.input_embedding[...])
-    score = partial(_score, embedding, temperature)
-    length = hidden.shape[1]
-    if logit_chunk is None or logit_chunk >= length:
-        return score((hidden, targets))
-    pad = -length % logit_chunk
-
-    def split(x: Any) -> Any:
-        padded = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
-        return jnp.moveaxis(padded.reshape(x.shape[0], -1, logit_chunk, *x.shape[2:]), 1, 0)
-
-    found = jax.lax.map(jax.checkpoint(score), (split(hidden), split(targets)))
-    logp, entropy = (jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, :length] for x in found)
+    embedding = gathered_embedding(model)
+    score = partial(_score, embedding, temperature, getattr(model, "final_softcap", None))
+    logp, entropy = over_cells(score, (hidden, targets), logit_chunk)
     return logp, entropy
 
 
+def over_cells(function: Callable[[Any], Any], arrays: Any, chunk: int | None) -> Any:
+    """A function of arrays (R, L, …), cell by cell: so many of a row at a time, and again in the backward pass.
+
+    Args:
+        function: of the arrays' tuple, for some cells (R, C, …) of each.
+        chunk: None, or not below L: all cells at once.
+    """
+    rows, length = arrays[0].shape[:2]
+    if chunk is None or chunk >= length:
+        return function(arrays)
+    pad = -length % chunk
+
+    def split(x: Any) -> Any:
+        padded = jnp.pad(x, ((0, 0), (0, pad)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(rows, -1, chunk, *x.shape[2:]), 1, 0)
+
+    def join(x: Any) -> Any:
+        return jnp.moveaxis(x, 0, 1).reshape(rows, -1, *x.shape[3:])[:, :length]
+
+    found = jax.lax.map(jax.checkpoint(function), tuple(split(x) for x in arrays))
+    return jax.tree.map(join, found)
+
+
 def _score(
-    embedding: Float[Array, "V D"], temperature: float, part: tuple[Float[Array, "R C D"], Int[Array, "R C"]]
+    embedding: Float[Array, "V D"],
+    temperature: float,
+    cap: float | None,
+    part: tuple[Float[Array, "R C D"], Int[Array, "R C"]],
 ) -> tuple[Float[Array, "R C"], Float[Array, "R C"]]:
     """Log-probability of the target and entropy of some cells, from their hidden states."""
     hidden, targets = part
-    logits = jnp.dot(hidden, embedding.T, preferred_element_type=jnp.float32)
-    scores: Float[Array, "R C V"] = logits / temperature
+    scores = cell_logits(embedding, cap, hidden) / temperature
     normaliser = jax.nn.logsumexp(scores, axis=-1)
     chosen = jnp.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
     fixed = jax.lax.stop_gradient(scores)
@@ -267,11 +366,19 @@ def _score(
     return chosen - normaliser, entropy
 
 
-def _gathered(embedding: Float[Array, "V D"]) -> Float[Array, "V D"]:
+def gathered_embedding(model: Gemma3) -> Float[Array, "V D"]:
     """The output matrix, whole in D on every chip: once for all chunks, instead of once a chunk."""
+    embedding: Float[Array, "V D"] = model.embedder.input_embedding[...]
     mesh = pxla.thread_resources.env.physical_mesh
     if mesh.empty:
         return embedding
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("tp", None))
     whole: Float[Array, "V D"] = jax.lax.with_sharding_constraint(embedding, place)
     return whole
+
+
+def cell_logits(
+    embedding: Float[Array, "V D"], cap: float | None, hidden: Float[Array, "R C D"]
+) -> Float[Array, "R C V"]:
+    """Float32 logits of some cells."""
+    return capped(jnp.dot(hidden, embedding.T, preferred_element_type=jnp.float32), cap)
