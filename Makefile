@@ -15,7 +15,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 help:
 	@echo "make demo         R1 in short form on the shipped tiny models: runs/demo/report.html (under 15 minutes on two cores)"
-	@echo "make reproduce    R1's claims in miniature, SEED=0: runs/reproduce-0/reproduce.html (about 46 minutes on two cores)"
+	@echo "make reproduce    R1's claims in miniature, SEED=0: runs/reproduce-0/reproduce.html (about 40 minutes on two cores)"
 	@echo "make reproduce-ablations   what each part of the reward does, SEED=0"
 	@echo "make test         the tests"
 	@echo "make test-parity  the tests that compare with transformers and torch (large downloads)"
