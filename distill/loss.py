@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from distill.gemma.cross_entropy import chunked_nll
 from distill.gemma.forward import (
     Remat,
     cell_logits,
@@ -24,6 +25,7 @@ from distill.gemma.forward import (
     over_cells,
     target_logprobs,
 )
+from distill.lora import has_adapters
 from distill.updates import accumulate, computing, micro_of
 
 if TYPE_CHECKING:
@@ -89,7 +91,14 @@ def token_logprobs(
 
 def weighted_nll(model: Gemma3, micro: SftMicro, config: PassConfig) -> Float[Array, ""]:
     """sum(weight · -log p(target)) in nats. Where weights add up to 1 it is a mean over tokens."""
-    return -jnp.sum(token_logprobs(model, micro, config)[0] * micro.weight)
+    chunk = config.logit_chunk
+    if chunk is None or chunk >= micro.targets.shape[1]:
+        return -jnp.sum(token_logprobs(model, micro, config)[0] * micro.weight)
+    hidden, embedding = _hidden(model, micro, config), gathered_embedding(model)
+    cap = getattr(model, "final_softcap", None)
+    frozen = has_adapters(model)
+    found: Float[Array, ""] = chunked_nll(hidden, embedding, micro.targets, micro.weight, cap, chunk, frozen)
+    return found
 
 
 # ------------------------------------------------------------------------------------------- objectives
