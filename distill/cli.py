@@ -200,10 +200,15 @@ def _distillation(
     if teacher is None and (answers is not None or max_new_tokens is not None):
         raise click.UsageError("--answers and --max-new-tokens need --teacher")
     if scores is not None:
-        return TopK(scores=scores, share=0.5 if kl_share is None else kl_share)
+        return TopK(scores=scores, **_given(share=kl_share))
     if teacher is not None:
-        return OnPolicy(teacher=teacher, samples=answers or 1, max_new_tokens=max_new_tokens or 256)
+        return OnPolicy(teacher=teacher, **_given(samples=answers, max_new_tokens=max_new_tokens))
     return None
+
+
+def _given(**settings: Any) -> dict[str, Any]:
+    """What a person said; the rest has its default where it is defined."""
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _accuracy(questions: str | None, count: int | None, max_new_tokens: int | None) -> SampledAccuracy | None:
@@ -213,7 +218,7 @@ def _accuracy(questions: str | None, count: int | None, max_new_tokens: int | No
         if count is not None or max_new_tokens is not None:
             raise click.UsageError("--eval-count and --eval-max-new-tokens need --eval-questions")
         return None
-    return SampledAccuracy(questions=questions, count=count or 64, max_new_tokens=max_new_tokens or 256)
+    return SampledAccuracy(questions=questions, **_given(count=count, max_new_tokens=max_new_tokens))
 
 
 @cli.command("score")

@@ -23,7 +23,7 @@ from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.mesh import asked_to_stop, is_first, meet, processes
 from distill.gemma.tokenizer import Tokenizer
 from distill.reporting import check_reports, open_sinks
-from distill.sampled import AccuracyProbe
+from distill.sampled import AccuracyProbe, load_questions
 from distill.stopping import stop_signals
 from distill.train_identity import (
     copy_base,
@@ -79,6 +79,8 @@ def train(
     if warning := dataset.warning():
         say(warning)
     teacher = prepare_teacher(config, dataset, tokenizer)
+    if config.accuracy is not None:
+        load_questions(config.accuracy)  # what is wrong with them is said before a folder is made
     out = Path(out_dir)
     with log.disk_faults(out), log.locked(out) if first else nullcontext():
         manifest = manifest_of(config, dataset, folder, os.fspath(student), teacher)

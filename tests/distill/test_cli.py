@@ -18,6 +18,7 @@ from distill.lora_settings import LoraConfig
 from distill.sampled import SampledAccuracy
 from distill.train_result import Progress, TrainResult
 from distill.train_settings import Layout, TrainConfig
+from filters.errors import UserError
 
 pytestmark = pytest.mark.train
 
@@ -132,6 +133,21 @@ def test_defaults_of_the_command_are_those_of_the_library(monkeypatch: pytest.Mo
     monkeypatch.setattr(sft, "train", run)
     CliRunner().invoke(cli, ["train", "DATA", "--student", "S", "--out", "o", "--max-steps", "1"])
     assert seen == [TrainConfig(max_steps=1)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--teacher", "T", "--answers", "0"],
+        ["--teacher", "T", "--max-new-tokens", "0"],
+        ["--eval-questions", "Q", "--eval-count", "0"],
+        ["--scores", "S", "--kl-share", "0"],
+    ],
+)
+def test_a_zero_is_not_taken_for_nothing_said(flags: list[str]) -> None:
+    command = ["train", "DATA", "--student", "S", "--out", "o", "--max-steps", "1", *flags]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, UserError)
 
 
 @pytest.mark.parametrize(

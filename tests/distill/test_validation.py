@@ -133,10 +133,13 @@ def test_what_is_asked_does_not_depend_on_the_order_of_a_file(questions: Path, t
         ({"question": "1?", "verifier": "math", "verifier_args": "{"}, "verifier_args is not JSON"),
     ],
 )
-def test_questions_that_cannot_be_asked(row: dict[str, Any], message: str, tmp_path: Path) -> None:
-    file = write(tmp_path / "q.jsonl", [row])
+def test_questions_that_cannot_be_asked(
+    row: dict[str, Any], message: str, data: Path, student: ModelFolder, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, accuracy=SampledAccuracy(questions=str(write(tmp_path / "q.jsonl", [row]))))
     with pytest.raises(UserError, match=message):
-        load_questions(SampledAccuracy(questions=str(file)))
+        train(config, data, student.path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_question_that_nobody_can_grade_is_no_wrong_answer(
