@@ -253,7 +253,7 @@ def real_waste(arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, file, column in (
         ("short chains (zeroeval gsm)", "zeroeval_outputs/gsm.parquet", "output"),
-        ("long chains (skythought)", "skythought_outputs/outputs.parquet", "output"),
+        ("long chains (skythought)", "skythought_outputs/skythought_long_cot.parquet", "output"),
     ):
         path = root / file
         if not path.is_file():
