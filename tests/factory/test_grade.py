@@ -1,7 +1,6 @@
 """`factory grade`: traces in, verdicts, confusion, disagreements and a mix out."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from filters import Fault, Outcome, UserError, Verdict
 from filters.second_opinion import GRADER, grader_version, second_opinion
 from filters.workers import Failure
 from tests.factory.judging import one_pool
+from tests.shared_data import DATA
 
 QUIET = Reporter(quiet=True)
 
@@ -339,9 +339,6 @@ def test_confusion_counts_and_rates() -> None:
     assert (confusion.left_out, confusion.unlabelled) == (3, 2)
     assert str(Rate.share(5, 100)) == "5 of 100: 5.00% [2.15%, 11.18%]"
     assert str(Rate.share(0, 0)) == "0 of 0"
-
-
-DATA = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 def test_the_solutions_published_with_gsm8k(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from factory.records import PROMPTS, question_hash
 from factory.sources import load_prompts, parse_source
 from factory.sources.rows import BadRow, json_safe
 from filters.errors import UserError
+from tests.shared_data import DATA
 
 
 @dataclass(frozen=True)
@@ -248,11 +248,7 @@ def test_whatever_a_column_holds_reaches_meta_as_json() -> None:
 
 
 def test_real_word_problems_are_read(tmp_path: Path) -> None:
-    data = (
-        Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
-        / "gsm8k"
-        / "test.jsonl"
-    )
+    data = DATA / "gsm8k" / "test.jsonl"
     if not data.is_file():
         pytest.skip("no shared data")
     rows = read(data, columns={"reference": "answer"}, reference_pattern=r"####\s*(\S.*)")

@@ -36,6 +36,7 @@ from filters.verdict import Fault, Outcome, Verdict
 from filters.workers import GradeTask, WorkerPool
 from tests.factory.benchmark_rows import HUB, write_rows
 from tests.factory.test_sources_files import write_jsonl
+from tests.shared_data import DATA
 
 Answer = Callable[[dict[str, Any], int], str]
 """(prompt, sample index) -> what the model writes."""
@@ -194,7 +195,7 @@ def test_a_model_that_knows_three_of_four_samples_gets_exactly_that(name: str, t
     ],
 )
 def test_the_golds_of_real_rows_are_right(name: str, path: str, tmp_path: Path) -> None:
-    data = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / path
+    data = DATA / path
     if not data.is_file():
         pytest.skip(f"no {data}: set R1_SHARED_DATA")
     part = tmp_path / data.name

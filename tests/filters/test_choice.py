@@ -1,11 +1,9 @@
 """Which option does an answer choose?"""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +13,8 @@ from hypothesis import strategies as st
 from filters import Fault, Outcome, verify_answer
 from filters.verifiers.choice import extract
 from filters.verifiers.grade import Found
+from tests.shared_data import DATA
 
-DATA = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 CITIES = ["Paris", "London", "New York", "York"]

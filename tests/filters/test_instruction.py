@@ -1,11 +1,9 @@
 """Does a response follow the verifiable instructions of IFEval?"""
 
 import json
-import os
 import random
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -19,8 +17,7 @@ from filters.verifiers.instruction_checks import INSTRUCTIONS
 from filters.verifiers.instruction_counts import count_capital_words, count_sentences, count_words
 from filters.verifiers.instruction_language import LANGUAGES, is_written_in
 from filters.workers import GradeTask, WorkerPool
-
-DATA = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests.shared_data import DATA
 
 ENGLISH = "the dog sat on the mat and it was happy with what we had given to it."
 Case = tuple[str, dict[str, Any], list[str], list[str]]

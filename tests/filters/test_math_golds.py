@@ -2,19 +2,16 @@
 (R1_SHARED_DATA)."""
 
 import json
-import os
 import random
-from pathlib import Path
 
 import pytest
 
 from filters import verify_answer
 from filters.verifiers import math_fallback
 from filters.verifiers.math_scalars import Rules
+from tests import shared_data
 
-DATA = (
-    Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "math_benchmarks"
-)
+DATA = shared_data.DATA / "math_benchmarks"
 SETS = ("math500", "gaokao2023en", "carp_en", "cmath", "svamp", "eval_rm_maj_math_cot_100", "sat_math")
 
 

@@ -1,20 +1,17 @@
 """Our own checkers of puzzles: hand-made cases, and every generated entry with mutants (R1_SHARED_DATA)."""
 
 import json
-import os
 import random
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from filters import Outcome, verify_answer
+from tests import shared_data
 
-DATA = (
-    Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "logic_generated"
-)
+DATA = shared_data.DATA / "logic_generated"
 KNIGHTS = {
     "answer": "Ann is a hero, and Bob is a villain.",
     "metadata": {"names": ["Ann", "Bob"], "solution": [True, False], "knight_knave_terms": {"knight": "hero", "knave": "villain"}},

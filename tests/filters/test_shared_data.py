@@ -1,18 +1,15 @@
 """Measured on real outputs, where they are at hand (R1_SHARED_DATA)."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from filters import TAG_STYLES, verify, verify_answer
 from filters.language import LANGUAGES, analyse
-
-DATA = Path(os.environ.get("R1_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests.shared_data import DATA
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
