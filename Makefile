@@ -11,7 +11,7 @@ PARITY := $(VENV)/.parity
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo reproduce reproduce-ablations test test-parity lint bench bench-grade tiny-models clean
+.PHONY: help demo reproduce reproduce-ablations test test-parity lint bench bench-sft bench-grade tiny-models clean
 
 help:
 	@echo "make demo         R1 in short form on the shipped tiny models: runs/demo/report.html (under 15 minutes on two cores)"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-parity  the tests that compare with transformers and torch (large downloads)"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        speed against named peers, in one run"
+	@echo "make bench-sft    of these, fine-tuning against TRL, the tiny student and Gemma 3 270M"
 	@echo "make bench-grade  the grader against stock Math-Verify on real outputs (R1_SHARED_DATA)"
 	@echo "make tiny-models  rebuild the shipped tiny models from nothing"
 
@@ -34,7 +35,7 @@ $(STAMP): pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(PARITY): $(STAMP)
-	$(BIN)/python -m pip install --quiet 'torch==2.13.0' 'transformers>=5.0'
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0' -e '.[parity,gemma-270m]'
 	@touch $@
 
 demo: $(STAMP)
@@ -60,8 +61,12 @@ lint: $(STAMP)
 bench: $(PARITY)
 	$(BIN)/python benchmarks/bench_sampler.py --model distill/gemma/tiny/teacher
 	$(BIN)/python benchmarks/bench_generate.py
-	$(BIN)/python benchmarks/bench_sft.py
+	$(MAKE) bench-sft
 	$(BIN)/python benchmarks/bench_grpo.py
+
+bench-sft: $(PARITY)
+	$(BIN)/python benchmarks/bench_sft.py
+	$(BIN)/python benchmarks/bench_sft.py --student gemma-3-270m --batch-size 8 --rows 1 --steps 8 --rounds 1 --json runs/bench/sft-270m.json
 
 bench-grade: $(STAMP)
 	$(BIN)/python benchmarks/bench_grade.py
