@@ -79,10 +79,10 @@ class FrozenParam(nnx.Variable[Any]):  # type: ignore[misc]
 class Quantised(nnx.Module):  # type: ignore[misc]
     """A matrix product with a matrix that is kept in few bits and expanded where it is used."""
 
-    def __init__(self, kind: _Kind, weight: Any, shape: tuple[int, ...]) -> None:
+    def __init__(self, kind: _Kind, weight: Any, shape: tuple[int, ...], axes: Any) -> None:
         self._product = f"{kind.x},{kind.weight}->{kind.y}"
         self.shape = shape
-        self.w = FrozenParam(weight)
+        self.w = FrozenParam(weight, out_sharding=axes)
 
     def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
         import qwix
@@ -158,6 +158,19 @@ def attach(model: Gemma3, config: LoraConfig, *, seed: int, mesh: Mesh | None = 
             setattr(owner, name, LowRank(base, kind, a, b, config.alpha / config.rank))
 
 
+def attached(model: Gemma3, config: LoraConfig, mesh: Mesh | None = None) -> Gemma3:
+    """`attach` for a model without memory (`distill.gemma.checkpoint.abstract_model`): another one, with adapters."""
+    graph, state = nnx.split(model)
+
+    def build() -> Gemma3:
+        whole = nnx.merge(graph, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state))
+        attach(whole, config, seed=0, mesh=mesh)
+        return whole
+
+    found: Gemma3 = nnx.eval_shape(build)
+    return found
+
+
 def _matrices(layer: Any, config: LoraConfig) -> Iterator[tuple[str, str, _Kind]]:
     """(attention or feed-forward, the module's name, its axes) of every matrix that gets adapters."""
     wanted = {TARGETS[target] for target in config.targets}
@@ -178,8 +191,10 @@ def _placed(array: Any, axes: tuple[Any, ...], mesh: Mesh | None) -> Any:
     if mesh is None:
         return nnx.LoRAParam(array)
     axes = tuple(a if a and n % mesh.shape[a] == 0 else None for a, n in zip(axes, array.shape, strict=True))
-    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-    return nnx.LoRAParam(put(np.asarray(array), place), out_sharding=axes)
+    if not isinstance(array, jax.core.Tracer):  # one of a model without memory stays where it is
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        array = put(np.asarray(array), place)
+    return nnx.LoRAParam(array, out_sharding=axes)
 
 
 def _quantised(kind: _Kind, variable: Any, config: LoraConfig, where: str) -> Quantised:
@@ -195,7 +210,7 @@ def _quantised(kind: _Kind, variable: Any, config: LoraConfig, where: str) -> Qu
     array = qwix.quantize(
         variable[...], config.weights, channelwise_axes=others, tiled_axes={axis: config.tile}
     )
-    return Quantised(kind, array, tuple(variable.shape))
+    return Quantised(kind, array, tuple(variable.shape), variable.get_metadata().get("out_sharding"))
 
 
 def has_adapters(model: Any) -> bool:

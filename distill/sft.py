@@ -135,25 +135,18 @@ class _Job:
         on_progress: Callable[[Progress], None] | None,
         say: Callable[[str], None],
     ) -> None:
-        from distill.batches import EvalBatches, RowShape
-        from distill.trainer import cosine_schedule
+        from distill.assembly import row_shape, schedule_of
+        from distill.batches import EvalBatches
 
         self.config, self.folder, self.out, self.say = config, folder, out, say
         self.dataset, self.tokenizer = dataset, tokenizer
         self.on_progress = on_progress
         self.steps = config.steps_for(len(dataset.train))
         self.journal = log.Journal(out, config.job, writes=is_first())
-        self.schedule = cosine_schedule(
-            config.learning_rate, steps=self.steps, warmup=config.warmup_steps, final_fraction=0.1
-        )
+        self.schedule = schedule_of(config, self.steps)
         self.stopped_by: signal.Signals | None = None
-        layout = config.layout
-        self.shape = RowShape(
-            config.batch_size,
-            rows=-(-layout.rows // layout.fsdp) * layout.fsdp,
-            length=layout.row_length or _row_length(config, dataset),
-            packed=layout.packing,
-        )
+        length = config.layout.row_length or _row_length(config, dataset)
+        self.shape = row_shape(config.layout, config.batch_size, length)
         validated = dataset.validation or config.accuracy is not None
         self.evaluation = EvalBatches(dataset.validation, self.shape) if validated else None
         self.probe: AccuracyProbe | None = None
@@ -263,26 +256,21 @@ class _Job:
                 )
 
     def _trainer(self) -> Any:
+        from distill.assembly import optimiser_of, pass_config, weights_dtype
         from distill.gemma.checkpoint import load_model
-        from distill.gemma.forward import logit_chunk
         from distill.gemma.mesh import make_mesh
         from distill.lora import attach
-        from distill.loss import PassConfig
-        from distill.trainer import SftTrainer, adamw
+        from distill.trainer import SftTrainer
 
         config, layout = self.config, self.config.layout
         mesh = make_mesh(layout.fsdp, layout.tp)
-        optimizer = adamw(
-            self.schedule, b1=config.b1, b2=config.b2, weight_decay=config.weight_decay, clip=config.clip
-        )
-        frozen = config.lora is not None
-        model = load_model(self.folder, dtype=(layout.compute if frozen else None) or config.dtype, mesh=mesh)
+        model = load_model(self.folder, dtype=weights_dtype(config), mesh=mesh)
         if config.lora is not None:
             attach(model, config.lora, seed=config.seed, mesh=mesh)
         objective, shared = self._objective(mesh)
         return SftTrainer(
             model,
-            optimizer,
+            optimiser_of(config, self.steps),
             objective=objective,
             shared=shared,
             shape=self.shape,
@@ -292,14 +280,7 @@ class _Job:
             keep=config.keep,
             observer=self,
             mesh=mesh,
-            config=PassConfig(
-                compute=layout.compute,
-                remat=layout.remat,
-                logit_chunk=logit_chunk(
-                    self.shape.rows, self.shape.length, self.folder.config.vocab_size, layout.fsdp, layout.tp
-                ),
-                attention_chunk=layout.attention_chunk,
-            ),
+            config=pass_config(layout, self.shape, self.folder.config.vocab_size),
         )
 
     def _stopping(self, step: int) -> bool:

@@ -24,7 +24,7 @@ from factory.parts import JudgeEngine
 from factory.recipe import RlStage, trained_stage
 from factory.stages import samplings, without_downloads
 from factory.store import Run
-from factory.students import Student
+from factory.students import OnPolicyTeacher, Student
 from factory.teacher.chips import CHIPS
 from factory.teacher.scorer_settings import RewardModelSpec
 from factory.teacher.settings import Mesh
@@ -239,7 +239,9 @@ def _training(recipe: Recipe, student: Student, training: int | None) -> Outlook
     length = f"{student.max_steps:,} steps" if student.max_steps else f"{student.epochs:g} epochs"
     work = length if tokens is None else f"{length}, {tokens:,.0f} tokens at most"
     hours = training_hours(student, base, recipe, training)
-    return Outlook(work, training_bytes(student, base, recipe.mesh), hours, recipe.mesh)
+    own = student.distillation
+    teacher = recipe.origin(own.teacher) if isinstance(own, OnPolicyTeacher) else None
+    return Outlook(work, training_bytes(student, base, recipe.mesh, teacher), hours, recipe.mesh)
 
 
 def _reward_model(recipe: Recipe, name: str) -> Outlook:

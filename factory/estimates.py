@@ -1,22 +1,25 @@
 """Bytes of a device and hours of what is no reinforcement: sampling, fine-tuning, evaluation, scorers. Needs no JAX.
 
-These bytes are formulas, but for fine-tuning on a mesh; those of reinforcement are in `factory.teacher.forecast`,
-with the formulas of the hours.
+These bytes are formulas, but for fine-tuning, which is compiled where JAX is installed; those of reinforcement are in
+`factory.teacher.forecast`, with the formulas of the hours.
 """
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 
 from distill.gemma.config import GemmaConfig
 from distill.gemma.sizes import ModelShape, model_shape
+from factory import compiled as ahead
 from factory.parts import JudgeEngine
 from factory.recipe import Generate, Recipe, RlStage
-from factory.students import Student
-from factory.teacher.forecast import BYTES, PASSES, memory_of, sample_hours, train_hours
+from factory.students import Student, TopKTeacher, layout_of
+from factory.teacher.forecast import BYTES, PASSES, sample_hours, train_hours
 from factory.teacher.preference import SCORED_TOGETHER
 from factory.teacher.scorer_settings import RewardModelSpec
-from factory.teacher.settings import Mesh, Rl
+from factory.teacher.settings import Mesh
 
 
 def sampling_bytes(
@@ -48,53 +51,54 @@ def generation_hours(spec: Generate, recipe: Recipe, samples: int | None) -> flo
     )
 
 
-def training_bytes(student: Student, base: str, mesh: Mesh | None) -> int:
-    """Weights before and after a step, gradients, two moments, and what backpropagation keeps.
+def training_bytes(student: Student, base: str, mesh: Mesh | None, teacher: str | None = None) -> int:
+    """Weights before and after a step, optimiser, gradients, and what backpropagation keeps, of one device.
 
-    On a mesh it is compiled, as an update of reinforcement with the same rows: both add up gradients over
-    micro-batches, the passes are the same, and the terms of that loss are small beside them. With adapters it is a
-    formula there too: what is trained and what lies frozen are divided, activations are those of a chip's rows.
+    The step is compiled ahead of time where JAX is installed (`distill.compiling`), with every sample at its longest;
+    else it is a formula. A teacher that corrects what the student writes lies beside it.
+
+    Raises:
+        UserError: the step cannot be compiled.
     """
     shape = model_shape(base)
-    if student.lora is not None:
-        lora, where = student.lora.settings(), mesh or Mesh()
-        frozen = lora.frozen_bytes(shape.config, shape.parameters, BYTES[student.compute or "float32"])
-        held = frozen + 4 * 5 * lora.parameters(shape.config)
-        return held // where.devices + _activations(student, shape) // where.fsdp
-    if mesh is None:  # beside the gradients of a micro-batch there is their sum
-        return 4 * 5 * shape.parameters + _activations(student, shape)
-    found = memory_of(_as_update(student, mesh), shape)
-    return found.weights + found.optimiser + found.update
+    beside = None if teacher is None else model_shape(teacher)
+    if not ahead.can_compile():
+        return _estimated(student, shape, mesh or Mesh(), beside)
+    where = mesh or Mesh()
+    own = student.distillation
+    asked = {
+        "student": shape.config.to_hf(),
+        "teacher": None if beside is None else beside.config.to_hf(),
+        "top_k": own.top_k if isinstance(own, TopKTeacher) else None,
+        "lora": None if student.lora is None else asdict(student.lora.settings()),
+        "batch_size": student.batch_size,
+        "length": student.row_length or student.max_length,
+        "layout": asdict(layout_of(student, where)),
+    }
+    found = ahead.compiled("distill.compiling", json.dumps(asked), where.devices)
+    update = found["update"]
+    return update["arguments"] + update["outputs"] - update["shared"] + update["temporary"]
 
 
-def _as_update(student: Student, mesh: Mesh) -> Rl:
-    """The stage of reinforcement whose update has the shape of a fine-tuning step."""
-    prompt = 8
-    return Rl(
-        steps=1,
-        prompts=1,
-        samples=max(2, student.batch_size),
-        prompt_length=prompt,
-        max_new_tokens=max(1, student.max_length - prompt),
-        row_length=max(16, student.row_length or student.max_length),
-        rows=student.rows,
-        rollout_batch=mesh.fsdp,
-        kl=0.0,
-        compute=student.compute,
-        remat=student.remat,
-        attention_chunk=student.attention_chunk,
-        mesh=mesh,
-    )
+def _estimated(student: Student, shape: ModelShape, mesh: Mesh, teacher: ModelShape | None) -> int:
+    """A formula for where nothing can be compiled.
 
-
-def _activations(student: Student, shape: ModelShape) -> int:
-    """About 12 activations of the width and 3 of the MLP's in a layer, the scores, the logits and their gradient."""
+    Weights, their gradients of a micro-batch and of all, two moments; with adapters only theirs, and the weights as
+    they lie. About 12 activations of the width and 3 of the MLP's in a layer, the scores, the logits and their
+    gradient.
+    """
     config = shape.config
+    unit = BYTES[student.compute or "float32"]
+    held = 0 if teacher is None else unit * teacher.parameters
+    if student.lora is None:
+        held += 4 * 5 * shape.parameters
+    else:
+        lora = student.lora.settings()
+        held += lora.frozen_bytes(config, shape.parameters, unit) + 4 * 5 * lora.parameters(config)
     length = student.row_length or student.max_length
-    tokens = student.rows * length
-    layer = 12 * config.hidden_size + 3 * config.intermediate_size
-    layer += config.num_attention_heads * length
-    return 4 * tokens * (2 * config.vocab_size + config.num_hidden_layers * layer)
+    layer = 12 * config.hidden_size + 3 * config.intermediate_size + config.num_attention_heads * length
+    activations = 4 * student.rows * length * (2 * config.vocab_size + config.num_hidden_layers * layer)
+    return held // mesh.devices + activations // mesh.fsdp
 
 
 def reward_model_bytes(spec: RewardModelSpec, base: str) -> int:

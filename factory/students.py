@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distill.lora_settings import TARGETS, LoraConfig
+from distill.train_settings import Layout
 from factory.parts import Held, Name, Part, check_template
+from factory.teacher.settings import Mesh
 from filters.errors import UserError
 
 
@@ -139,3 +141,17 @@ class SftStage(Student):
     """A stage of the teacher that is fine-tuned on a mix: R1's cold start, and its SFT on the curated set."""
 
     kind: Literal["sft"]
+
+
+def layout_of(student: Student, mesh: Mesh | None) -> Layout:
+    """Devices and memory of a training, as the trainer has them."""
+    return Layout(
+        rows=student.rows,
+        row_length=student.row_length,
+        packing=student.packing,
+        fsdp=mesh.fsdp if mesh else 1,
+        tp=mesh.tp if mesh else 1,
+        compute=student.compute,
+        remat=student.remat,
+        attention_chunk=student.attention_chunk,
+    )

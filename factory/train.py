@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from factory.console import Reporter, duration
 from factory.recipe import trained_stage
 from factory.store import Run
-from factory.students import OnPolicyTeacher, TopKTeacher
+from factory.students import OnPolicyTeacher, TopKTeacher, layout_of
 
 if TYPE_CHECKING:
     from distill.distillation import Distillation
@@ -36,20 +36,10 @@ def fine_tune(
     """
     from distill.sft import train
     from distill.train_identity import another_run
-    from distill.train_settings import Layout, TrainConfig
+    from distill.train_settings import TrainConfig
 
     name = model.partition(":")[2]
     base = _place(run, spec.base)
-    layout = Layout(
-        rows=spec.rows,
-        row_length=spec.row_length,
-        packing=spec.packing,
-        fsdp=mesh.fsdp if mesh else 1,
-        tp=mesh.tp if mesh else 1,
-        compute=spec.compute,
-        remat=spec.remat,
-        attention_chunk=spec.attention_chunk,
-    )
     config = TrainConfig(
         job=name,
         template=spec.template,
@@ -67,7 +57,7 @@ def fine_tune(
         lora=spec.lora.settings() if spec.lora else None,
         distillation=_distillation(run, model, spec),
         short_first=spec.short_first,
-        layout=layout,
+        layout=layout_of(spec, mesh),
     )
     data = _data(run, spec)
     out = trained_folder(run, model)

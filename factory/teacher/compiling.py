@@ -1,6 +1,6 @@
 """Bytes of each device, from compiling what a stage runs ahead of time on a mesh of devices that are not there.
 
-Run as a process of its own (`factory.teacher.forecast` does), with as many CPU devices as the mesh has: settings
+Run as a process of its own (`factory.compiled` does), with as many CPU devices as the mesh has: settings
 as JSON on the standard input, bytes as JSON on the last line of the output. No array is made: the model is
 abstract, and XLA's buffer assignment says what an executable holds at a time.
 """
@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from distill.gemma import decoder
+from distill.gemma.ahead_of_time import Bytes, analysis, array, constrain_activations, device_bytes, placed
 from distill.gemma.checkpoint import abstract_model
 from distill.gemma.config import GemmaConfig
 from distill.gemma.mesh import make_mesh
@@ -28,8 +28,6 @@ from factory.teacher.assembly import loss_of, optimiser_of, update_shape
 from factory.teacher.loss import Micro
 from factory.teacher.settings import Rl
 from factory.teacher.trainer import train_step
-
-Bytes = dict[str, int]
 
 
 def measure(spec: Rl, config: GemmaConfig) -> dict[str, Bytes]:
@@ -41,15 +39,15 @@ def measure(spec: Rl, config: GemmaConfig) -> dict[str, Bytes]:
         and "temporary" of the two executables.
     """
     mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
-    _constrain_activations(mesh)
-    model = _placed(abstract_model(config, spec.dtype), mesh)
-    optimizer = _placed(
+    constrain_activations(mesh)
+    model = placed(abstract_model(config, spec.dtype), mesh)
+    optimizer = placed(
         nnx.eval_shape(
             lambda: nnx.Optimizer(abstract_model(config, spec.dtype), optimiser_of(spec), wrt=nnx.Param)
         ),
         mesh,
     )
-    weights, moments = (_device_bytes(nnx.state(part)) for part in (model, optimizer))
+    weights, moments = (device_bytes(nnx.state(part)) for part in (model, optimizer))
     return {
         "state": {"weights": weights, "optimiser": moments, "reference": weights if spec.kl else 0},
         "update": _update(spec, config, model, optimizer, mesh),
@@ -57,70 +55,21 @@ def measure(spec: Rl, config: GemmaConfig) -> dict[str, Bytes]:
     }
 
 
-def _constrain_activations(mesh: Any) -> None:
-    """Tunix constrains activations to the mesh everywhere but on a CPU; here it must, to be compiled as on a chip."""
-    if mesh is None:
-        return
-    from tunix.utils import sharding_utils
-
-    def shard(x: Any, axes: Any, eager: bool = False) -> Any:
-        del eager
-        return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
-
-    sharding_utils.shard = shard
-
-
-def _placed(module: Any, mesh: Any) -> Any:
-    """A module of `ShapeDtypeStruct`s, with the shardings that `model_from_arrays` gives its parameters."""
-    if mesh is None:
-        return module
-    graph, state = nnx.split(module)
-
-    def place(variable: Any) -> Any:
-        shape = variable.get_value()
-        axes = (variable.get_metadata().get("out_sharding") or ())[: shape.ndim]
-        where = NamedSharding(mesh, PartitionSpec(*axes))
-        return variable.replace(jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where))
-
-    is_variable = lambda x: isinstance(x, nnx.Variable)
-    return nnx.merge(graph, jax.tree.map(place, state, is_leaf=is_variable))
-
-
-def _device_bytes(state: Any) -> int:
-    total = 0
-    for leaf in jax.tree.leaves(state):
-        shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
-        total += jnp.dtype(leaf.dtype).itemsize * _product(shape)
-    return total
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
-
-
-def _array(mesh: Any, shape: tuple[int, ...], dtype: Any, *axes: str | None) -> Any:
-    where = None if mesh is None else NamedSharding(mesh, PartitionSpec(*axes))
-    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
-
-
 def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any) -> Bytes:
     """The optimiser step, as Tunix compiles it."""
     shape = update_shape(spec, config)
-    cells = partial(_array, mesh, (shape.micros, shape.rows, shape.length))
+    cells = partial(array, mesh, (shape.micros, shape.rows, shape.length))
     kinds = [jnp.int32] * 5 + [jnp.float32] * 5
     inputs = {
         "micros": Micro(*(cells(kind, None, "fsdp") for kind in kinds)),
-        "used": _array(mesh, (), jnp.int32),
-        "count": _array(mesh, (), jnp.int32),
+        "used": array(mesh, (), jnp.int32),
+        "count": array(mesh, (), jnp.int32),
     }
     step = nnx.jit(partial(train_step, loss_config=loss_of(spec, config)), donate_argnames=("optimizer",))
     if mesh is None:
-        return _analysis(step.lower(model, optimizer, inputs).compile())
+        return analysis(step.lower(model, optimizer, inputs).compile())
     with mesh:
-        return _analysis(step.lower(model, optimizer, inputs).compile())
+        return analysis(step.lower(model, optimizer, inputs).compile())
 
 
 def _decode(spec: Rl, config: GemmaConfig, model: Any, mesh: Any) -> Bytes:
@@ -140,7 +89,7 @@ def _decode(spec: Rl, config: GemmaConfig, model: Any, mesh: Any) -> Bytes:
         put = lambda x, where: jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
         weights = jax.tree.map(put, weights, weight_shardings(spec_of, mesh))
         cache = jax.tree.map(put, cache, cache_shardings(spec_of, mesh))
-    row: Any = lambda kind, *more: _array(mesh, (whole, *more), kind, "fsdp")
+    row: Any = lambda kind, *more: array(mesh, (whole, *more), kind, "fsdp")
     functions = compiled_functions(
         spec_of,
         SamplingConfig(spec.last_limit, temperature=spec.temperature),
@@ -153,17 +102,7 @@ def _decode(spec: Rl, config: GemmaConfig, model: Any, mesh: Any) -> Bytes:
         mesh=mesh,
     )
     now = (row(jnp.int32), row(jnp.int32), row(jnp.int32), row(jnp.bool_))
-    return _analysis(functions[3].lower(weights, cache, now, row(jnp.int32), row(jnp.uint32, 2)).compile())
-
-
-def _analysis(compiled: Any) -> Bytes:
-    found = compiled.memory_analysis()
-    return {
-        "arguments": int(found.argument_size_in_bytes),
-        "outputs": int(found.output_size_in_bytes),
-        "shared": int(found.alias_size_in_bytes),
-        "temporary": int(found.temp_size_in_bytes),
-    }
+    return analysis(functions[3].lower(weights, cache, now, row(jnp.int32), row(jnp.uint32, 2)).compile())
 
 
 def main() -> None:

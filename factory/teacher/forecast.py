@@ -16,22 +16,17 @@ Hours are upper bounds on the tokens (every sample at its longest), at an assume
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import itertools
 import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Literal
 
 from distill.gemma.config import GemmaConfig
 from distill.gemma.sizes import ModelShape, model_shape
+from factory import compiled as ahead
 from factory.teacher.chips import CHIPS, READING, UTILISATION, Chip
 from factory.teacher.settings import Mesh, Rl
-from filters.errors import UserError
 
 BYTES = {"float32": 4, "bfloat16": 2}
 """Of a number."""
@@ -121,10 +116,11 @@ def memory_of(spec: Rl, shape: ModelShape) -> Memory:
     Raises:
         UserError: the stage cannot be compiled.
     """
-    if importlib.util.find_spec("jax") is None or importlib.util.find_spec("tunix") is None:
+    if not ahead.can_compile():
         return _estimated(spec, shape)
-    config = shape.config
-    return _memory(_compiled(_what_decides(spec), json.dumps(config.to_hf()), spec.mesh.devices), "compiled")
+    asked = {"spec": json.loads(_what_decides(spec)), "config": shape.config.to_hf()}
+    found = ahead.compiled("factory.teacher.compiling", json.dumps(asked), spec.mesh.devices)
+    return _memory(found, "compiled")
 
 
 def _what_decides(spec: Rl) -> str:
@@ -134,34 +130,6 @@ def _what_decides(spec: Rl) -> str:
     known = {key: value for key, value in plain.items() if key in Rl.model_fields}
     # Steps shape nothing either, but the steps from which completions are longer must lie within them.
     return json.dumps({**known, **alike, "kl": 0.001 if spec.kl else 0.0}, sort_keys=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled(spec: str, config: str, devices: int) -> dict[str, dict[str, int]]:
-    """`factory.teacher.compiling.measure`, in a process with so many devices."""
-    flags = (
-        f"--xla_force_host_platform_device_count={devices}",
-        # The default orders work for the threads of a CPU; a chip's compiler orders it for memory, as this does.
-        "--xla_cpu_enable_concurrency_optimized_scheduler=false",
-        # Barriers keep what is computed again from being merged with what was computed first; on a chip they stay.
-        "--xla_disable_hlo_passes=cse_barrier_expander",
-    )
-    asked = {"spec": json.loads(spec), "config": json.loads(config)}
-    done = subprocess.run(
-        [sys.executable, "-m", "factory.teacher.compiling"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": " ".join(flags)},
-    )
-    if done.returncode != 0:
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
-        raise UserError(
-            f"the stage cannot be compiled for a mesh of {devices} devices: {lines[-1] if lines else 'no reason given'}"
-        )
-    found: dict[str, dict[str, int]] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 def _memory(parts: dict[str, dict[str, int]], how: How) -> Memory:

@@ -61,7 +61,7 @@ from distill.gemma.checkpoint import load_model
 from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.mesh import make_mesh
 from factory.teacher.assembly import loss_of, optimiser_of, update_shape
-from factory.teacher.compiling import _constrain_activations
+from distill.gemma.ahead_of_time import constrain_activations
 from factory.teacher.settings import Rl
 from factory.teacher.trainer import Batch, GrpoTrainer, pack_samples
 
@@ -69,7 +69,7 @@ spec = Rl.model_validate(json.loads(sys.argv[1]))
 folder = ModelFolder.open(resolve_model("tiny-student"))
 mesh = make_mesh(spec.mesh.fsdp, spec.mesh.tp)
 # Tunix leaves activations unconstrained on a CPU; the forecast is about chips, where it constrains them.
-_constrain_activations(mesh)
+constrain_activations(mesh)
 shape = update_shape(spec, folder.config)
 with tempfile.TemporaryDirectory() as out:
     trainer = GrpoTrainer(
@@ -164,7 +164,7 @@ def test_settings_that_change_no_byte_share_a_compilation() -> None:
 
 
 def test_without_jax_a_formula_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("factory.compiled.can_compile", lambda: False)
     found = forecast(spec(), "tiny-student")
     shape = model_shape("tiny-student")
     assert found.memory.how == "estimated" and found.hours is None
@@ -387,7 +387,7 @@ def test_recipes_dry_run_without_their_weights(
         raise AssertionError(f"{name} would be downloaded")
 
     monkeypatch.setattr(folder, "_download", refuse)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("factory.compiled.can_compile", lambda: False)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     print_plan(load_recipe(find_recipe(name)), tmp_path / "run", Selection())
