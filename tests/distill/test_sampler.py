@@ -424,6 +424,28 @@ def test_a_token_of_no_probability_is_never_drawn() -> None:
     assert set(draws(logits, 5000, SamplingConfig(1)).tolist()) == {3, 47}
 
 
+@pytest.mark.parametrize("top_p", [1e-6, 0.1, 0.5, 0.95, 0.999999])
+def test_the_nucleus_is_that_of_sorting(top_p: float) -> None:
+    from distill.gemma.decoding import _nucleus
+
+    logits = np.random.default_rng(0).normal(0, 3, (16, 5000)).astype(np.float32)
+    logits[0] = 0.0  # all alike: they stay together
+    logits[1, :] = -1e30
+    logits[1, 7] = 0.0  # one alone has all, the others nothing
+    shares = np.asarray(jax.nn.softmax(logits, axis=-1))
+    kept = np.asarray(_nucleus(jnp.asarray(shares), top_p))
+    assert (kept[0] > 0).all() and np.flatnonzero(kept[1]).tolist() == [7]
+    for row, found in zip(shares[2:], kept[2:], strict=True):
+        order = np.argsort(-row, kind="stable")
+        above = np.concatenate([[0.0], np.cumsum(row[order].astype(np.float64))[:-1]])
+        wanted = set(order[above < top_p].tolist())
+        own = set(np.flatnonzero(found).tolist())
+        # float32 sums may move the edge by a token or two where thousands are next to nothing.
+        assert abs(len(own) - len(wanted)) <= (0 if top_p < 0.99 else 200)
+        assert own <= wanted or wanted <= own
+        assert (found[list(own)] == row[list(own)]).all()
+
+
 def test_top_k_and_top_p_keep_the_likeliest() -> None:
     logits = np.log(np.array([0.05, 0.4, 0.1, 0.3, 0.15]))
     assert set(draws(logits, 2000, SamplingConfig(1, top_k=2)).tolist()) == {1, 3}
