@@ -16,6 +16,7 @@ prompts are, as Gemma's own template does. A system message becomes the beginnin
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +169,40 @@ def render_prompt_text(messages: Sequence[Message], template: Template) -> str:
 def control_text(messages: Sequence[Message]) -> str | None:
     """The first control token that a message holds as text, as conversations do that were rendered before."""
     return next((t for m in messages for t in _CONTROL if t in m["content"]), None)
+
+
+def to_jinja(template: Template) -> str:
+    """The template as others apply it: `chat_template.jinja` of a Hugging Face folder; contents of messages are text.
+
+    It writes <bos>, as Gemma's own does; what it renders is tokenised without another one.
+    """
+    order = "the conversation must be user and assistant in turn; a system message may come first"
+    head = (
+        "{{ bos_token }}"
+        "{%- set system = messages[0]['content'] | trim if messages[0]['role'] == 'system' else '' -%}"
+        "{%- set turns = messages[1:] if messages[0]['role'] == 'system' else messages -%}"
+        "{%- for message in turns -%}"
+        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}"
+        f"{{{{ raise_exception({json.dumps(order)}) }}}}"
+        "{%- endif -%}"
+        "{%- set content = message['content'] | trim -%}"
+        "{%- if loop.first and system -%}{%- set content = system + '\\n\\n' + content -%}{%- endif -%}"
+        "{%- if message['role'] == 'user' -%}"
+    )
+    if template.turns == "gemma":
+        user = (
+            "{{ ('' if loop.first else '\\n') + '<start_of_turn>user\\n' + content + '<end_of_turn>\\n' }}"
+            "{%- if not loop.last or add_generation_prompt -%}{{ '<start_of_turn>model\\n' }}{%- endif -%}"
+        )
+        stop = "<end_of_turn>"
+    else:
+        opening = json.dumps(f"{template.style.preamble} " if template.style.preamble else "")
+        user = (
+            f"{{{{ ({opening} if loop.first else '\\n') + 'User: ' + content }}}}"
+            "{%- if not loop.last or add_generation_prompt -%}{{ ' Assistant:' }}{%- endif -%}"
+        )
+        stop = "<eos>"
+    return f"{head}{user}{{%- else -%}}{{{{ message['content'] + '{stop}' }}}}{{%- endif -%}}{{%- endfor -%}}"
 
 
 def lint(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:

@@ -20,6 +20,7 @@ from distill.gemma.ahead_of_time import Bytes, analysis, array, constrain_activa
 from distill.gemma.checkpoint import abstract_model
 from distill.gemma.config import GemmaConfig
 from distill.gemma.mesh import make_mesh
+from distill.in_place import TRAINING
 from distill.lora import attached
 from distill.lora_settings import LoraConfig
 from distill.loss import Likelihood, Objective, ReverseDivergence, TopKDivergence, train_step
@@ -76,7 +77,7 @@ def measure(
             objective=objective,
             wrt=trained,
         ),
-        donate_argnames=("optimizer",),
+        donate_argnames=TRAINING,
     )
     lowered = (
         step.lower(model, optimizer, inputs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill import training_log as log
+from distill.chat import Template, parse_template, to_jinja
 from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.gguf import Weights, to_gguf
 from distill.gemma.saving import copy_tokenizer, publish, write_folder, write_json
@@ -87,7 +88,8 @@ def export(
     if found.finished is not None:
         return _copy(ModelFolder.open(found.finished), target)
     model, base = _restored(found)
-    return save_trained(model, base, target)
+    assert found.manifest is not None
+    return save_trained(model, base, target, template=parse_template(found.manifest["config"]["template"]))
 
 
 def export_adapter(
@@ -131,9 +133,14 @@ def export_gguf(
 
 
 def save_trained(
-    model: Any, base: ModelFolder, target: str | os.PathLike[str], *, overwrite: bool = False
+    model: Any,
+    base: ModelFolder,
+    target: str | os.PathLike[str],
+    *,
+    template: Template,
+    overwrite: bool = False,
 ) -> ModelFolder:
-    """A trained model as an HF folder, with its base's tokenizer.
+    """A trained model as an HF folder, with its base's tokenizer and the template that it was trained with.
 
     With adapters, they are added to the base's own weights, in the base's dtypes.
     """
@@ -143,7 +150,8 @@ def save_trained(
 
     tensors = merged_tensors(model, base) if has_adapters(model) else hf_tensors(model, base.config)
     if is_first():
-        write_folder(target, base.config, tensors, copy_tokenizer(base.path), overwrite=overwrite)
+        tokenizer = copy_tokenizer(base.path, to_jinja(template))
+        write_folder(target, base.config, tensors, tokenizer, overwrite=overwrite)
     else:
         deque(tensors, maxlen=0)  # all processes gather a tensor together
     meet(f"saved {target}")

@@ -153,7 +153,7 @@ class _Job:
         self.clock: deque[tuple[float, int]] = deque(maxlen=21)
 
     def run(self) -> TrainResult:
-        from distill.export import save_adapter, save_trained
+        from distill.export import save_adapter
 
         # Several processes stop behind the same step: JAX takes the signal, and lets them agree.
         with stop_signals(self._stop) if processes() == 1 else nullcontext():
@@ -182,7 +182,7 @@ class _Job:
                 save_adapter(
                     trainer.model, self.folder, self.config.lora, self.out / log.ADAPTER, overwrite=True
                 )
-            save_trained(trainer.model, self.folder, self.out / log.MODEL, overwrite=True)
+            self._save(log.MODEL)
         return result_of(
             self.journal,
             self.config,
@@ -370,13 +370,18 @@ class _Job:
         self.journal.add(step, {**values, f"eval/{log.ELAPSED}": self.journal.elapsed})
         self.say(f"step {step}: {', '.join(said)}")
 
+    def _save(self, name: str) -> None:
+        """The model as it is, as a folder of the training's own."""
+        from distill.export import save_trained
+
+        template = parse_template(self.config.template)
+        save_trained(self.trainer.model, self.folder, self.out / name, template=template, overwrite=True)
+
     def _keep_best(self, step: int, values: Mapping[str, float]) -> None:
         """Save the model where it is better than at every validation before, and training goes on.
 
         It is saved before its numbers are: a run that dies in between validates again.
         """
-        from distill.export import save_trained
-
         name, better = criterion(self.config)
         if not self.config.keep_best or step == 0 or name not in values:
             return
@@ -384,7 +389,7 @@ class _Job:
         if not all(better(values[name], value) for value in earlier):
             return
         if step < self.steps:
-            save_trained(self.trainer.model, self.folder, self.out / log.BEST, overwrite=True)
+            self._save(log.BEST)
         elif is_first():
             shutil.rmtree(
                 self.out / log.BEST, ignore_errors=True

@@ -3,7 +3,8 @@
 What differs from Tunix's own: a step's numbers are written before its checkpoint (Tunix writes them a step
 later, so a kill in between loses them); no metrics logger, because closing Tunix's clears every
 `jax.monitoring` listener of the process; a step is one mean over its tokens, however many micro-batches of
-packed rows they fill, and so is the validation loss; and no evaluation is repeated when a run goes on.
+packed rows they fill, and so is the validation loss; no evaluation is repeated when a run goes on; and weights
+are updated where they lie (`distill.in_place`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
-from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
+from tunix.sft.peft_trainer import TrainingConfig
 
 from distill.batches import Batch, RowShape, make_batch
 from distill.data import Example
 from distill.gemma.mesh import processes, put
+from distill.in_place import InPlaceTrainer
 from distill.loss import Likelihood, Objective, PassConfig, evaluation_step, train_step
 from distill.updates import stacked
 
@@ -56,7 +58,7 @@ class SilentLogger:
     def close(self) -> None: ...
 
 
-class SftTrainer(PeftTrainer):  # type: ignore[misc]
+class SftTrainer(InPlaceTrainer):
     """See the module.
 
     Args:

@@ -306,6 +306,7 @@ def save_model(
     out_dir: str | os.PathLike[str],
     *,
     tokenizer_from: str | os.PathLike[str],
+    chat_template: str | None = None,
     overwrite: bool = False,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> ModelFolder:
@@ -314,6 +315,7 @@ def save_model(
     Args:
         model: the Tunix model; its shapes must be `config`'s.
         tokenizer_from: folder whose tokenizer files are copied.
+        chat_template: Jinja that takes the place of that folder's.
         overwrite, max_shard_bytes: see `distill.gemma.saving.write_folder`.
 
     Raises:
@@ -323,7 +325,7 @@ def save_model(
         out_dir,
         config,
         hf_tensors(model, config),
-        copy_tokenizer(tokenizer_from),
+        copy_tokenizer(tokenizer_from, chat_template),
         overwrite=overwrite,
         max_shard_bytes=max_shard_bytes,
     )

@@ -65,8 +65,13 @@ def write_folder(
     return ModelFolder.open(target)
 
 
-def copy_tokenizer(source: str | os.PathLike[str]) -> Callable[[Path], None]:
+def copy_tokenizer(
+    source: str | os.PathLike[str], chat_template: str | None = None
+) -> Callable[[Path], None]:
     """Copies the tokenizer files of a folder into another.
+
+    Args:
+        chat_template: Jinja that takes the place of the folder's own.
 
     Raises:
         UserError: there is no tokenizer.json.
@@ -79,6 +84,8 @@ def copy_tokenizer(source: str | os.PathLike[str]) -> Callable[[Path], None]:
         for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
+        if chat_template is not None:
+            (target / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
 
     return put
 

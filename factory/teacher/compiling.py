@@ -24,6 +24,7 @@ from distill.gemma.config import GemmaConfig
 from distill.gemma.mesh import make_mesh
 from distill.gemma.row_parallel import cache_shardings, compiled_functions, weight_shardings
 from distill.gemma.sampler import SamplingConfig, round_up
+from distill.in_place import TRAINING
 from factory.teacher.assembly import loss_of, optimiser_of, update_shape
 from factory.teacher.loss import Micro
 from factory.teacher.settings import Rl
@@ -56,7 +57,7 @@ def measure(spec: Rl, config: GemmaConfig) -> dict[str, Bytes]:
 
 
 def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any) -> Bytes:
-    """The optimiser step, as Tunix compiles it."""
+    """The optimiser step, as the trainer compiles it."""
     shape = update_shape(spec, config)
     cells = partial(array, mesh, (shape.micros, shape.rows, shape.length))
     kinds = [jnp.int32] * 5 + [jnp.float32] * 5
@@ -65,7 +66,7 @@ def _update(spec: Rl, config: GemmaConfig, model: Any, optimizer: Any, mesh: Any
         "used": array(mesh, (), jnp.int32),
         "count": array(mesh, (), jnp.int32),
     }
-    step = nnx.jit(partial(train_step, loss_config=loss_of(spec, config)), donate_argnames=("optimizer",))
+    step = nnx.jit(partial(train_step, loss_config=loss_of(spec, config)), donate_argnames=TRAINING)
     if mesh is None:
         return analysis(step.lower(model, optimizer, inputs).compile())
     with mesh:

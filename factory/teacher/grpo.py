@@ -21,7 +21,7 @@ from typing import Any
 
 from distill import training_log as log
 from distill.batches import Order
-from distill.chat import parse_template
+from distill.chat import parse_template, to_jinja
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
 from distill.sft import stopped
@@ -239,6 +239,7 @@ class _Stage:
                 self.base.config,
                 self.out / log.MODEL,
                 tokenizer_from=self.out / log.BASE,
+                chat_template=to_jinja(parse_template(self.spec.template)),
                 overwrite=True,
             )
         last = self.journal.values(self.spec.steps)

@@ -4,8 +4,8 @@ the samples fill.
 What differs from Tunix's own GRPO road, and why: samples are packed (its learner pads every completion to the
 longest allowed); the gradient of a step is one sum over tokens, so the aggregation is exact whatever the
 packing; and checkpoints are written where an RL step ends, with what is needed to go on bit by bit (its last
-save lacks the metadata, and it cannot restore a data cursor or a refreshed reference). Model, optimiser,
-sharding, compilation and checkpoints are Tunix's.
+save lacks the metadata, and it cannot restore a data cursor or a refreshed reference); and weights are updated
+where they lie (`distill.in_place`). Model, optimiser, sharding and checkpoints are Tunix's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from flax import nnx
-from tunix.sft.peft_trainer import PeftTrainer, TrainingConfig
+from tunix.sft.peft_trainer import TrainingConfig
 
+from distill.in_place import InPlaceTrainer
 from distill.loss import token_logprobs
 from distill.packing import Piece, Rows, pack, pieces_of
 from distill.trainer import SilentLogger
@@ -175,7 +176,7 @@ class _NeverByItself:
         return False
 
 
-class GrpoTrainer(PeftTrainer):  # type: ignore[misc]
+class GrpoTrainer(InPlaceTrainer):
     """See the module.
 
     Args:

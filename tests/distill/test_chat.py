@@ -18,6 +18,7 @@ from distill.chat import (
     parse_template,
     render_prompt_text,
     stop_ids,
+    to_jinja,
 )
 from distill.data import load_dataset
 from distill.gemma.tokenizer import Tokenizer
@@ -214,3 +215,38 @@ def test_importing_chat_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def applied(name: str, messages: list[dict[str, str]], *, prompt: bool) -> str:
+    """A template's Jinja on messages, in an environment as transformers has it."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = refuse
+    template = environment.from_string(to_jinja(parse_template(name)))
+    return template.render(messages=messages, bos_token="<bos>", add_generation_prompt=prompt)
+
+
+@pytest.mark.parametrize("name", ["gemma:r1", "plain:r1-zero", "plain:r1"])
+@pytest.mark.parametrize(
+    "messages", [[user(" 2 plus 2?\n")], TWO_TURNS, [system(" "), user("say {{ this }}")]]
+)
+def test_others_apply_the_same_template(name: str, messages: list[dict[str, str]]) -> None:
+    template = parse_template(name)
+    asked = applied(name, messages, prompt=True)
+    assert asked == "<bos>" + render_prompt_text(messages, template)
+    # With its answer, a conversation is the prompt, the answer as it is, and what stops the model.
+    answer = " <think>\na\n</think>\n\n4 "
+    stop = "<end_of_turn>" if template.turns == "gemma" else "<eos>"
+    assert applied(name, [*messages, assistant(answer)], prompt=False) == asked + answer + stop
+    # Without an answer that is asked for, none is begun.
+    assert asked.startswith(applied(name, messages, prompt=False))
+    assert not applied(name, messages, prompt=False).endswith(("model\n", "Assistant:"))
+
+
+def test_others_are_told_of_a_wrong_order() -> None:
+    with pytest.raises(ValueError, match="in turn"):
+        applied("gemma:r1", [user("a"), user("b")], prompt=True)

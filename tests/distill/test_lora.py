@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from distill import training_log as log
+from distill.chat import parse_template
 from distill.export import export, export_adapter
 from distill.gemma.folder import ModelFolder
 from distill.lora_settings import TARGETS, LoraConfig
@@ -31,6 +32,8 @@ CONFIG = TrainConfig(
     keep=9,
     lora=LORA,
 )
+
+TEMPLATE = parse_template("gemma:r1")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_adapters_compute_what_the_merged_weights_do(
     disturb(model)
     changed = logits(model)
     assert np.abs(changed - before).max() > 0.1
-    merged = save_trained(model, folder, tmp_path / "merged")
+    merged = save_trained(model, folder, tmp_path / "merged", template=TEMPLATE)
     np.testing.assert_allclose(logits(load_model(merged)), changed, atol=2e-4)
 
 
@@ -110,7 +113,7 @@ def test_targets_are_the_matrices_that_change(student: ModelFolder, tmp_path: Pa
         model = load_model(student)
         attach(model, LoraConfig(rank=1, alpha=1.0, targets=target), seed=0)
         disturb(model)
-        after = weights(save_trained(model, student, tmp_path / "-".join(target)).path)
+        after = weights(save_trained(model, student, tmp_path / "-".join(target), template=TEMPLATE).path)
         changed = {
             name for name, array in weights(student.path).items() if not np.array_equal(after[name], array)
         }
@@ -131,7 +134,7 @@ def test_quantised_matrices(student: ModelFolder, tmp_path: Path, kind: Any, clo
     error = np.abs(after - before).max()
     assert 0 < error < close * np.abs(before).max()
     disturb(model)
-    merged = save_trained(model, student, tmp_path / "merged")
+    merged = save_trained(model, student, tmp_path / "merged", template=TEMPLATE)
     np.testing.assert_allclose(logits(load_model(merged)), logits(model), atol=2e-4)
 
 
