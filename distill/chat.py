@@ -205,6 +205,32 @@ def to_jinja(template: Template) -> str:
     return f"{head}{user}{{%- else -%}}{{{{ message['content'] + '{stop}' }}}}{{%- endif -%}}{{%- endfor -%}}"
 
 
+def apply_jinja(
+    template: str, messages: Sequence[Mapping[str, str]], *, bos: str, add_generation_prompt: bool = False
+) -> str:
+    """The text that a `chat_template.jinja` makes of a conversation, in an environment as transformers has it.
+
+    Raises:
+        UserError: it is no Jinja, fails, or refuses the conversation.
+    """
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(template).render(
+            messages=messages, bos_token=bos, add_generation_prompt=add_generation_prompt
+        )
+    except TemplateError as error:
+        raise UserError(f"the chat template cannot be applied: {error}") from error
+
+
 def lint(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
     """What is wrong with the marks of an encoded conversation, a line each; nothing with one that is rendered here.
 

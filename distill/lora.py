@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from distill.gemma.checkpoint import Slot, read_tensor, slots, text_tensors, to_hf
 from distill.gemma.folder import ModelFolder
 from distill.gemma.mesh import fetch, put
+from distill.gemma.product import product
 from distill.lora_settings import TARGETS, LoraConfig
 from filters.errors import UserError
 
@@ -107,8 +108,8 @@ class LowRank(nnx.Module):  # type: ignore[misc]
         return found
 
     def __call__(self, x: Float[Array, ...]) -> Float[Array, ...]:
-        low = jnp.einsum(self._first, x, self.a[...].astype(x.dtype))
-        return self.base(x) + self.scale * jnp.einsum(self._second, low, self.b[...].astype(x.dtype))
+        low = product(self._first, x, self.a[...].astype(x.dtype))
+        return self.base(x) + self.scale * product(self._second, low, self.b[...].astype(x.dtype))
 
     def matrix(self) -> Float[Array, ...]:
         """The matrix with the adapters added, in its own dtype; what sampling computes with."""

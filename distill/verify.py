@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from distill.chat import stop_ids
+from distill.chat import Template, apply_jinja, encode_prompt, lint, parse_template, stop_ids
 from distill.export import Step, export
 from distill.gemma.folder import ModelFolder
 from distill.gemma.gguf import from_gguf, weights_of_gguf
+from distill.gemma.saving import chat_template_of
 from distill.gemma.tokenizer import Tokenizer
 from distill.training_log import read_manifest
 from filters.errors import UserError
@@ -34,6 +35,13 @@ TEXTS = (
     "Once upon a time there was",
 )
 """What both models read: English, sums, code, other languages and scripts."""
+
+CONVERSATION = (
+    {"role": "user", "content": "What is 17 plus 25?"},
+    {"role": "assistant", "content": "It is 42."},
+    {"role": "user", "content": "And 3 more?"},
+)
+"""What the chat template of an export renders."""
 
 _TOKENS = 32
 _EXACT, _AGREEING = 1e-3, 0.9
@@ -68,20 +76,61 @@ def verify_export(source: str | os.PathLike[str], written: Path, step: Step = "f
 
     Raises:
         UserError: it is another model: a logit differs by more than 0.001 where nothing was rounded, or fewer
-            than 90 % of the likeliest tokens are the same.
+            than 90 % of the likeliest tokens are the same. Or others would ask it another way: its chat template
+            renders a second <bos> or a turn that does not end, or another prompt than it was trained with.
     """
     with _whole(source, step) as original, _read_again(written) as (again, rounded):
         found = compare(original, again, exact=not (rounded or _quantised(source)))
+        if not _is_adapter(written):  # those come with their base's
+            check_template(again, _trained_with(source), written)
     if (found.exact and found.largest > _EXACT) or found.agreeing < _AGREEING:
         raise UserError(f"{written} is not the model that it was made of: {found.summary()}", exit_code=1)
     return found
 
 
+def _settings(source: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """Of the training that a source is; empty where it is a model."""
+    manifest = read_manifest(Path(source)) if Path(source).is_dir() else None
+    found: Mapping[str, Any] = {} if manifest is None else manifest["config"]
+    return found
+
+
 def _quantised(source: str | os.PathLike[str]) -> bool:
     """Were adapters trained beside matrices of few bits? Adapters alone then belong to others than the base's."""
-    manifest = read_manifest(Path(source)) if Path(source).is_dir() else None
-    lora = (manifest or {"config": {}})["config"].get("lora")
+    lora = _settings(source).get("lora")
     return lora is not None and lora["weights"] != "same"
+
+
+def _trained_with(source: str | os.PathLike[str]) -> Template | None:
+    name = _settings(source).get("template")
+    return None if name is None else parse_template(name)
+
+
+def check_template(folder: ModelFolder, template: Template | None, name: Path) -> None:
+    """Render a conversation with the chat template of a model, where it has one.
+
+    Args:
+        template: that it was trained with; None where that is not known.
+        name: of the model, for messages.
+
+    Raises:
+        UserError: see `verify_export`.
+    """
+    jinja = chat_template_of(folder.path)
+    if jinja is None:
+        return
+    tokenizer = Tokenizer.load(folder.path)
+    bos = tokenizer.piece(tokenizer.bos_id)
+    text = apply_jinja(jinja, CONVERSATION, bos=bos, add_generation_prompt=True)
+    ids = tokenizer.encode_rendered(text)
+    if wrong := lint(ids, tokenizer):
+        raise UserError(f"{name}: what its chat template renders is wrong: {wrong[0]}", exit_code=1)
+    if template is not None and ids != encode_prompt(CONVERSATION, template, tokenizer):
+        raise UserError(
+            f"{name}: its chat template renders another prompt than {template.name}, with which it was "
+            f"trained:\n{text}",
+            exit_code=1,
+        )
 
 
 def compare(one: ModelFolder, other: ModelFolder, *, exact: bool) -> Verification:
@@ -149,10 +198,14 @@ def _read_again(written: Path) -> Iterator[tuple[ModelFolder, bool]]:
         again = Path(temporary) / "again"
         if written.is_file():
             yield from_gguf(written, again), weights_of_gguf(written) != {"F32"}
-        elif (written / "adapter_config.json").is_file():
+        elif _is_adapter(written):
             yield _with_adapter(written, again), False
         else:
             yield ModelFolder.open(written), False
+
+
+def _is_adapter(written: Path) -> bool:
+    return (written / "adapter_config.json").is_file()
 
 
 def _with_adapter(adapter: Path, target: Path) -> ModelFolder:

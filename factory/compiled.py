@@ -11,7 +11,7 @@ import sys
 
 from filters.errors import UserError
 
-_FLAGS = (
+FLAGS = (
     # The default orders work for the threads of a CPU; a chip's compiler orders it for memory, as this does.
     "--xla_cpu_enable_concurrency_optimized_scheduler=false",
     # Barriers keep what is computed again from being merged with what was computed first; on a chip they stay.
@@ -31,7 +31,7 @@ def compiled(module: str, asked: str, devices: int) -> dict[str, dict[str, int]]
     Raises:
         UserError: it cannot be compiled.
     """
-    flags = (f"--xla_force_host_platform_device_count={devices}", *_FLAGS)
+    flags = (f"--xla_force_host_platform_device_count={devices}", *FLAGS)
     done = subprocess.run(
         [sys.executable, "-m", module],
         input=asked,

@@ -21,8 +21,10 @@ from flax import nnx
 from jax.interpreters import pxla
 from jaxtyping import Array, Float, Int
 
+from distill.gemma.product import projected
+
 if TYPE_CHECKING:
-    from tunix.models.gemma3.model import Attention, DecoderLayer, Gemma3
+    from tunix.models.gemma3.model import Attention, DecoderLayer, FeedForward, Gemma3
 
 Remat = Literal["none", "layer"]
 
@@ -168,7 +170,9 @@ def _layer(
     """Tunix's `DecoderLayer.block`, with attention that reads as it is told."""
     attended = layer.post_attention_norm(_attention(layer.attn, layer.pre_attention_norm(x), angles, read))
     attended = attended + x
-    out: Float[Array, "R L D"] = layer.post_ffw_norm(layer.mlp(layer.pre_ffw_norm(attended))) + attended
+    out: Float[Array, "R L D"] = (
+        layer.post_ffw_norm(_feed_forward(layer.mlp, layer.pre_ffw_norm(attended))) + attended
+    )
     return out
 
 
@@ -178,22 +182,36 @@ def _attention(
     """Tunix's `Attention.block`, but for what is between its projections."""
     from tunix.utils.sharding_utils import shard
 
-    q, k, v = attn.qkv_einsum(x) if attn.use_qkv_einsum else (attn.q_einsum(x), *attn.kv_einsum(x))
+    if attn.use_qkv_einsum:
+        q, k, v = projected(attn.qkv_einsum, x)
+    else:
+        q, (k, v) = projected(attn.q_einsum, x), projected(attn.kv_einsum, x)
     q, k, v = (shard(part, attn.shd_config.act_btnh) for part in (q, k, v))
     if hasattr(attn, "_query_norm"):  # Gemma 2 has none
         q, k = attn._query_norm(q), attn._key_norm(k)
     q = _rotated(q, angles) * attn.query_pre_attn_scalar
     k = _rotated(k, angles)
-    out: Float[Array, "R L D"] = shard(attn.attn_vec_einsum(read(q, k, v)), attn.shd_config.act_btd)
+    out: Float[Array, "R L D"] = shard(
+        projected(attn.attn_vec_einsum, read(q, k, v)), attn.shd_config.act_btd
+    )
     return out
+
+
+def _feed_forward(mlp: FeedForward, x: Float[Array, "R L D"]) -> Float[Array, "R L D"]:
+    """Tunix's `FeedForward.block`, by our products."""
+    from tunix.utils.sharding_utils import shard
+
+    inner = nnx.gelu(projected(mlp.gate_proj, x)) * projected(mlp.up_proj, x)
+    return projected(mlp.down_proj, shard(inner, mlp.config.shd_config.act_btf))
 
 
 def _chunked(
     q: Any, k: Any, v: Any, cells: tuple[Any, ...], window: int | None, chunk: int, cap: float | None
 ) -> Any:
-    """`_read` for so many queries at a time, and again in the backward pass."""
+    """`_read` for so many queries at a time, and again in the backward pass; keys before their window are not read."""
     rows, length = q.shape[:2]
     pad = -length % chunk
+    seen = length if window is None else min(length, window + chunk)
 
     def split(array: Any) -> Any:
         """(R, L, ...) -> (chunks, R, C, ...); padded queries belong to no group and are cut off again."""
@@ -201,10 +219,17 @@ def _chunked(
         return jnp.moveaxis(padded.reshape(rows, -1, chunk, *array.shape[2:]), 1, 0)
 
     def attend(part: Any) -> Any:
-        queries, own = part
-        return _read(queries, k, v, _bias(own, cells, window), cap)
+        begin, queries, own = part
+        first = jnp.maximum(begin + chunk - seen, 0)  # a slice that would go beyond the end begins earlier
+        keys, values, theirs = (
+            (k, v, cells)
+            if seen == length
+            else jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, seen, axis=1), (k, v, cells))
+        )
+        return _read(queries, keys, values, _bias(own, theirs, window), cap)
 
-    read = jax.lax.map(jax.checkpoint(attend), (split(q), tuple(split(part) for part in cells)))
+    begins = jnp.arange(0, length, chunk)
+    read = jax.lax.map(jax.checkpoint(attend), (begins, split(q), tuple(split(part) for part in cells)))
     return jnp.moveaxis(read, 0, 1).reshape(rows, -1, *q.shape[2:])[:, :length]
 
 

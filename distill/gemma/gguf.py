@@ -21,7 +21,7 @@ from distill.gemma.checkpoint import read_tensor, slots, text_tensors
 from distill.gemma.config import FULL, Family, GemmaConfig
 from distill.gemma.folder import PACKAGED, ModelFolder
 from distill.gemma.gguf_tokenizer import Pieces, pieces_of, tokenizer_json
-from distill.gemma.saving import publish, write_folder, write_json
+from distill.gemma.saving import chat_template_of, publish, write_folder, write_json
 from filters.errors import UserError
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def to_gguf(
     temporary = target.parent / f".{target.name}.tmp-{os.getpid()}"
     writer = gguf.GGUFWriter(temporary, config.family)
     try:
-        _write_fields(writer, config, pieces, name or folder.path.name, _chat_template(folder.path))
+        _write_fields(writer, config, pieces, name or folder.path.name, chat_template_of(folder.path))
         found = text_tensors(folder)
         names = gguf_names(config)
         kinds = {ours: _kind(found[ours].shape, weights) for ours in names}
@@ -359,17 +359,6 @@ def _write_fields(writer: Any, config: GemmaConfig, pieces: Pieces, name: str, t
     writer.add_add_space_prefix(False)
     if template:
         writer.add_chat_template(template)
-
-
-def _chat_template(folder: Path) -> str | None:
-    """The template of a folder: a file of its own (transformers 5), or a field of tokenizer_config.json."""
-    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if own.is_file():
-        return own.read_text(encoding="utf-8")
-    if not settings.is_file():
-        return None
-    found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
-    return found if isinstance(found, str) else None
 
 
 # ------------------------------------------------------------------------------------------------ the cache

@@ -157,3 +157,14 @@ def publish(temporary: Path, target: Path) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
+
+
+def chat_template_of(folder: Path) -> str | None:
+    """The chat template of a folder, Jinja: a file of its own (transformers 5), or a field of tokenizer_config.json."""
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    if not settings.is_file():
+        return None
+    found = json.loads(settings.read_text(encoding="utf-8")).get("chat_template")
+    return found if isinstance(found, str) else None

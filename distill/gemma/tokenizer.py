@@ -76,6 +76,14 @@ class Tokenizer:
         ids: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return ids
 
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of what a chat template has rendered: control tokens in it are such, as other libraries read them."""
+        self._library.encode_special_tokens = False
+        try:
+            return self.encode(text)
+        finally:
+            self._library.encode_special_tokens = True
+
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """Text of ids. Control tokens are left out unless asked for; reasoning tags always stay."""
         text: str = self._library.decode([int(i) for i in ids], skip_special_tokens=skip_special)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from distill.chat import (
+    apply_jinja,
     control_text,
     encode_example,
     encode_prompt,
@@ -218,16 +219,7 @@ def test_importing_chat_loads_nothing_heavy() -> None:
 
 
 def applied(name: str, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    """A template's Jinja on messages, in an environment as transformers has it."""
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = refuse
-    template = environment.from_string(to_jinja(parse_template(name)))
-    return template.render(messages=messages, bos_token="<bos>", add_generation_prompt=prompt)
+    return apply_jinja(to_jinja(parse_template(name)), messages, bos="<bos>", add_generation_prompt=prompt)
 
 
 @pytest.mark.parametrize("name", ["gemma:r1", "plain:r1-zero", "plain:r1"])
@@ -248,5 +240,5 @@ def test_others_apply_the_same_template(name: str, messages: list[dict[str, str]
 
 
 def test_others_are_told_of_a_wrong_order() -> None:
-    with pytest.raises(ValueError, match="in turn"):
+    with pytest.raises(UserError, match="in turn"):
         applied("gemma:r1", [user("a"), user("b")], prompt=True)

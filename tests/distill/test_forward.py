@@ -83,7 +83,7 @@ plain = functools.cache(results)
     [
         (2, {"remat": "layer"}),
         (2, {"logit_chunk": 7}),
-        (2, {"attention_chunk": 8}),
+        *((2, {"attention_chunk": n}) for n in (3, 8)),
         *((n, {"remat": "layer", "logit_chunk": 4, "attention_chunk": 11}) for n in (1, 2, 4)),
     ],
 )

@@ -1,0 +1,52 @@
+"""What `distill export --verify` finds in a chat template; what it finds in weights is beside each format's tests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distill.chat import parse_template, to_jinja
+from distill.gemma.folder import ModelFolder, resolve_model
+from distill.verify import check_template
+from filters.errors import UserError
+
+GEMMA = to_jinja(parse_template("gemma:r1"))
+
+
+def with_template(jinja: str | None, tmp_path: Path) -> ModelFolder:
+    target = tmp_path / "model"
+    shutil.copytree(resolve_model("tiny-student"), target)
+    (target / "chat_template.jinja").unlink(missing_ok=True)
+    if jinja is not None:
+        (target / "chat_template.jinja").write_text(jinja, encoding="utf-8")
+    return ModelFolder.open(target)
+
+
+@pytest.mark.parametrize("name", ["gemma:r1", "plain:r1-zero", "plain:r1"])
+def test_a_model_is_asked_as_it_was_trained(name: str, tmp_path: Path) -> None:
+    template = parse_template(name)
+    check_template(with_template(to_jinja(template), tmp_path), template, tmp_path)
+
+
+def test_a_model_without_a_template_has_none_to_check(tmp_path: Path) -> None:
+    check_template(with_template(None, tmp_path), parse_template("gemma:r1"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("jinja", "said"),
+    [
+        ("{{ bos_token }}" + GEMMA, "<bos> again at token 1"),
+        (GEMMA.replace("{{ bos_token }}", ""), "does not begin with <bos>"),
+        (GEMMA.replace("+ '<end_of_turn>' }}", "+ '\\n' }}"), "has no <end_of_turn>"),
+        (to_jinja(parse_template("plain:r1-zero")), "another prompt than gemma:r1"),
+        (GEMMA.replace("content + '<end", "'Please: ' + content + '<end"), "another prompt than gemma:r1"),
+        ("{% if %}", "cannot be applied"),
+        ("{{ raise_exception('never') }}", "cannot be applied: never"),
+    ],
+)
+def test_what_would_ask_it_another_way_is_said(jinja: str, said: str, tmp_path: Path) -> None:
+    folder = with_template(jinja, tmp_path)
+    with pytest.raises(UserError, match=said):
+        check_template(folder, parse_template("gemma:r1"), tmp_path)
