@@ -163,7 +163,8 @@ def main() -> None:
     )
     rollout["bytes_per_second"] = once * spec.last_limit / rollout["seconds"]
     flops = PASSES[spec.remat] * (
-        shape.parameters + attention_flops(shape.config, spec.row_length or spec.longest)
+        shape.parameters
+        + attention_flops(shape.config, spec.row_length or spec.longest, spec.attention_chunk)
     )
     update["flops_per_second"] = flops * update["cells"] / update["seconds"]
     if not options.no_forecast:

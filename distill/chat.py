@@ -81,6 +81,13 @@ def parse_template(name: str) -> Template:
         ) from error
 
 
+def stop_id(template: Template, tokenizer: Tokenizer) -> int:
+    """The token behind a completion, which a model that is trained on the template learns to end with."""
+    if template.turns == "gemma" and tokenizer.end_of_turn_id is not None:
+        return tokenizer.end_of_turn_id
+    return tokenizer.eos_id
+
+
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     """Tokens that end a completion, whatever the template: end of text, and end of turn where there is one."""
     if tokenizer.end_of_turn_id is None:

@@ -273,7 +273,7 @@ def _step(ctx: click.Context, param: click.Parameter, value: str) -> int | Liter
     help="A Hugging Face folder, the adapters alone, or one file for llama.cpp.",
 )
 @click.option(
-    "--weights", default="f16", type=click.Choice(["f32", "f16", "q8_0"]), help="Of the matrices in a GGUF."
+    "--weights", type=click.Choice(["f32", "f16", "q8_0"]), help="Of the matrices in a GGUF.  [f16]"
 )
 @click.option("--verify", is_flag=True, help="Read it again and compare it with its source.")
 def export(
@@ -281,7 +281,7 @@ def export(
     target: Path,
     step: int | Literal["final", "best"],
     kind: str,
-    weights: Literal["f32", "f16", "q8_0"],
+    weights: Literal["f32", "f16", "q8_0"] | None,
     verify: bool,
 ) -> None:
     """Write a model as TARGET: SOURCE is a training folder, or any model that --student takes.
@@ -289,13 +289,17 @@ def export(
     Adapters are added to their base's weights, but for `--to peft`.
     """
     from distill import export as exporting
+    from distill.training_log import disk_faults
 
-    if kind == "hf":
-        written = exporting.export(source, target, step).path
-    elif kind == "peft":
-        written = exporting.export_adapter(source, target, step)
-    else:
-        written = exporting.export_gguf(source, target, step, weights=weights)
+    if weights is not None and kind != "gguf":
+        raise click.UsageError("--weights is of the matrices in a GGUF; it goes with --to gguf")
+    with disk_faults(target, "export again"):
+        if kind == "hf":
+            written = exporting.export(source, target, step).path
+        elif kind == "peft":
+            written = exporting.export_adapter(source, target, step)
+        else:
+            written = exporting.export_gguf(source, target, step, weights=weights or "f16")
     if verify:
         from distill.verify import verify_export
 

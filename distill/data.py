@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,8 +122,8 @@ def load_dataset(source: str, template: Template, tokenizer: Tokenizer, max_leng
     Args:
         source: a folder of Parquet or JSONL (a mix of a run is one), one such file, or a Hub id
             "org/name[:config][@revision]". Rows have `messages`, and may have `split` and `weight`. Without a
-            column `split`, the Hub's splits and file names such as `validation-00000.parquet` count; what
-            remains is for training.
+            column `split`, the names of the Hub's splits and of files count, such as `validation-00000.parquet`,
+            `dev.jsonl` or `test_sft`; what remains is for training.
         max_length: in tokens; longer samples are left out and counted.
 
     Raises:
@@ -204,20 +205,29 @@ def files_of(path: Path) -> list[Path]:
         if path.suffix not in (".parquet", ".jsonl"):
             raise UserError(f"data {path}: only .parquet and .jsonl files can be read")
         return [path]
-    for suffix in (".parquet", ".jsonl"):
-        found = sorted(
-            file
-            for file in path.rglob(f"*{suffix}")
-            if not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    found = sorted(
+        file
+        for suffix in (".parquet", ".jsonl")
+        for file in path.rglob(f"*{suffix}")
+        if not any(part.startswith((".", "_")) for part in file.relative_to(path).parts)
+    )
+    if not found:
+        raise UserError(f"data folder {path} holds no .parquet and no .jsonl file")
+    if len({file.suffix for file in found}) > 1:
+        raise UserError(
+            f"data folder {path} holds both .parquet and .jsonl files, for instance {found[0].name} and "
+            f"{next(f.name for f in found if f.suffix != found[0].suffix)}; give one of them, or a folder of one kind"
         )
-        if found:
-            return found
-    raise UserError(f"data folder {path} holds no .parquet and no .jsonl file")
+    return found
+
+
+_SPLIT_NAME = re.compile(r"(train)|(validation|valid|val|dev|eval)|(test)")
 
 
 def _split_of_name(name: str) -> str:
-    """Split that a file's name tells, as in the Hub's layout; "train" where it tells none."""
-    return next((s for s in SPLITS if name.startswith((f"{s}-", f"{s}."))), "train")
+    """Split that the name of a file, or of a split on the Hub, begins with; "train" where it tells none."""
+    found = _SPLIT_NAME.fullmatch(re.split(r"[-_.]", name, maxsplit=1)[0].lower())
+    return "train" if found is None else SPLITS[(found.lastindex or 1) - 1]
 
 
 def _parquet(
@@ -273,7 +283,7 @@ def _hub(source: str) -> Iterator[Sample]:
         if "messages" not in table.column_names:
             raise UserError(f"{where} has no column messages; it has {', '.join(table.column_names)}")
         rows = ((f"row {i}", row) for i, row in enumerate(table, 1))
-        yield from _samples(rows, where, str(split) if split in SPLITS else "train")
+        yield from _samples(rows, where, _split_of_name(str(split)))
 
 
 def _samples(
@@ -299,6 +309,13 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
             raise UserError(
                 f"{where}: message {i} must have a text role and a text content, got {_short(message)}"
             )
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{where}: message {i} holds half a character (a lone surrogate) at {error.start}: "
+                f"{_short(message['content'][max(0, error.start - 10) : error.end + 10])}"
+            ) from error
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from distill import training_log as log
-from distill.chat import Template, parse_template, to_jinja
+from distill.chat import Template, parse_template, stop_id, to_jinja
 from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.gguf import Weights, to_gguf
 from distill.gemma.saving import copy_tokenizer, publish, write_folder, write_json
+from distill.gemma.tokenizer import Tokenizer
 from distill.lora_settings import LoraConfig
 from filters.errors import UserError
 
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@(.+))?")
 Step = int | Literal["final", "best"]
-
-
-def checkpoint_steps(out_dir: str | os.PathLike[str]) -> list[int]:
-    """Steps that a training folder holds a whole checkpoint of, ascending."""
-    folder = Path(out_dir) / log.CHECKPOINTS
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +41,12 @@ class _Source:
             return cls(resolve_model(name), None, step)
         if step == "best" and not (out / log.BEST).is_dir() and manifest["status"] != "done":
             raise UserError(f"{out} is not finished, and no validation so far was made whose model was kept")
-        steps = checkpoint_steps(out)
+        if step == "best" and manifest.get("best_step") is not None and manifest["best"] is None:
+            raise UserError(
+                f"the validation of step {manifest['best_step']} was the best of {out}, and its model was not kept "
+                "(--no-keep-best); `final` is the last one"
+            )
+        steps = log.checkpoint_steps(out / log.CHECKPOINTS)
         listed = ", ".join(map(str, steps)) or "none"
         if step == "final" and manifest["status"] != "done":
             raise UserError(f"{out} is not finished; give --step, one of its checkpoints ({listed})")
@@ -59,8 +59,9 @@ class _Source:
         """The folder of a model that is there as a whole."""
         if self.manifest is None:
             return self.path
-        if self.step == "best" and (self.path / log.BEST).is_dir():
-            return self.path / log.BEST
+        if self.step == "best" and self.manifest.get("best", log.BEST) == log.BEST:
+            kept = self.path / log.BEST
+            return kept if kept.is_dir() else self.path / log.MODEL
         return None if isinstance(self.step, int) else self.path / log.MODEL
 
     @property
@@ -108,7 +109,7 @@ def export_adapter(
         shutil.copytree(found.path / log.ADAPTER, place)
         return place
     model, base = _restored(found)
-    return save_adapter(model, base, found.lora, target)
+    return save_adapter(model, base, found.lora, target, name=found.manifest["student"]["name"])
 
 
 def export_gguf(
@@ -142,7 +143,8 @@ def save_trained(
 ) -> ModelFolder:
     """A trained model as an HF folder, with its base's tokenizer and the template that it was trained with.
 
-    With adapters, they are added to the base's own weights, in the base's dtypes.
+    With adapters, they are added to the base's own weights, in the base's dtypes. What the template ends a turn with is
+    among the tokens that end a completion: a base's config does not have <end_of_turn> there.
     """
     from distill.gemma.checkpoint import hf_tensors
     from distill.gemma.mesh import is_first, meet
@@ -151,7 +153,9 @@ def save_trained(
     tensors = merged_tensors(model, base) if has_adapters(model) else hf_tensors(model, base.config)
     if is_first():
         tokenizer = copy_tokenizer(base.path, to_jinja(template))
-        write_folder(target, base.config, tensors, tokenizer, overwrite=overwrite)
+        stops = (*base.config.eos_token_ids, stop_id(template, Tokenizer.load(base.path)))
+        config = replace(base.config, eos_token_ids=tuple(dict.fromkeys(stops)))
+        write_folder(target, config, tensors, tokenizer, overwrite=overwrite)
     else:
         deque(tensors, maxlen=0)  # all processes gather a tensor together
     meet(f"saved {target}")
@@ -164,9 +168,13 @@ def save_adapter(
     lora: LoraConfig,
     target: str | os.PathLike[str],
     *,
+    name: str,
     overwrite: bool = False,
 ) -> Path:
     """adapter_config.json and adapter_model.safetensors, the folder whole or not at all.
+
+    Args:
+        name: of the base, as `resolve_model` takes it; a Hub id is written as such, of all else the folder.
 
     Raises:
         UserError: the folder is there.
@@ -174,7 +182,7 @@ def save_adapter(
     from safetensors.numpy import save_file
 
     from distill.gemma.mesh import is_first, meet
-    from distill.lora import peft_tensors
+    from distill.lora import TEXT_MODEL, peft_tensors
 
     tensors = peft_tensors(model, base)
     if not is_first():
@@ -185,12 +193,20 @@ def save_adapter(
     temporary.mkdir(parents=True)
     try:
         save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-        write_json(temporary / "adapter_config.json", lora.to_peft(str(base.path)))
+        origin, revision = _origin(name, base)
+        settings = lora.to_peft(origin, revision, within=TEXT_MODEL if base.multimodal else "")
+        write_json(temporary / "adapter_config.json", settings)
         publish(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     meet(f"saved {target}")
     return place
+
+
+def _origin(name: str, base: ModelFolder) -> tuple[str, str | None]:
+    """What others find a base by: a Hub id and its revision, or the folder."""
+    found = None if Path(name).exists() else _HUB_ID.fullmatch(name)
+    return (str(base.path), None) if found is None else (found[1], found[2])
 
 
 def _free(target: Path) -> Path:

@@ -70,6 +70,8 @@ _KINDS: Mapping[str, _Kind] = {
     "up_proj": _LINEAR,
     "down_proj": _LINEAR,
 }
+TEXT_MODEL = "language_model"
+"""The part of a Gemma that sees images too which is the Gemma here."""
 _WEIGHT = {"attn": "w", "mlp": "kernel"}
 
 
@@ -261,8 +263,13 @@ def _part(array: np.ndarray[Any, Any], slot: Slot) -> np.ndarray[Any, Any]:
 
 
 def peft_tensors(model: Gemma3, folder: ModelFolder) -> dict[str, np.ndarray[Any, Any]]:
-    """The adapters as PEFT stores them: lora_A (rank, inputs) and lora_B (outputs, rank), float32."""
+    """The adapters as PEFT stores them: lora_A (rank, inputs) and lora_B (outputs, rank), float32.
+
+    Names are those of the modules that transformers 5 makes of the base: of one that sees images too, the text model is
+    a part.
+    """
     tensors = {}
+    inside = f"model.{TEXT_MODEL}." if folder.multimodal else "model."
     found = adapters(model)
     for name, slot in slots(folder.config).items():
         module = found.get(slot.path)
@@ -271,7 +278,7 @@ def peft_tensors(model: Gemma3, folder: ModelFolder) -> dict[str, np.ndarray[Any
         a, b = (fetch(part[...]).astype(np.float32) for part in (module.a, module.b))
         if slot.part is not None:
             a, b = a[slot.part], b[slot.part]
-        stem = "base_model.model." + name.removesuffix(".weight")
+        stem = f"base_model.model.{inside}{name.removeprefix('model.').removesuffix('.weight')}"
         tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T)
         tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(b.reshape(b.shape[0], -1).T)
     return tensors

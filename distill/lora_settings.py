@@ -81,10 +81,17 @@ class LoraConfig:
         bits = {"nf4": 4, "int8": 8}[self.weights]
         return unit * (parameters - quantised) + quantised * bits // 8 + 4 * quantised // self.tile
 
-    def to_peft(self, base: str) -> dict[str, Any]:
-        """The dictionary of PEFT's `adapter_config.json`."""
+    def to_peft(self, base: str, revision: str | None = None, *, within: str = "") -> dict[str, Any]:
+        """The dictionary of PEFT's `adapter_config.json`.
+
+        Args:
+            base, revision: a Hub id, or a folder.
+            within: the module whose matrices are meant, where the base has others of the same names.
+        """
+        names = sorted(self.targets)
         return {
             "base_model_name_or_path": base,
+            "revision": revision,
             "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
@@ -93,6 +100,6 @@ class LoraConfig:
             "lora_dropout": 0.0,
             "peft_type": "LORA",
             "r": self.rank,
-            "target_modules": sorted(self.targets),
+            "target_modules": rf".*\b{within}\..*\.({'|'.join(names)})" if within else names,
             "task_type": "CAUSAL_LM",
         }

@@ -267,8 +267,8 @@ def train_step(
         objective: None for the likelihood.
 
     Returns:
-        the loss in nats a token, the objective's sums, and the gradient's norm. A gradient that is not finite is
-        taken for 0.
+        the loss in nats a token, the objective's sums, and the gradient's norm. Where that is not finite, neither
+        weights nor optimiser have changed.
     """
     wanted = objective or Likelihood()
     graph, params, rest = nnx.split(model, wrt, ...)
@@ -281,10 +281,14 @@ def train_step(
     names = ("loss", *wanted.names)
     gradient, sums = accumulate(loss, params, inputs["micros"], inputs["used"], names)
     norm = optax.global_norm(gradient)
+    before = jax.tree.map(lambda x: x, (params, nnx.state(optimizer)))  # variables of its own: others change
+    optimizer.update(model, gradient)
     # A step that is not finite ends the run; until then the weights must be such that its samples can be asked which
     # of them it was.
-    gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(norm), g, jnp.zeros_like(g)), gradient)
-    optimizer.update(model, gradient)
+    for module, kept in zip((model, optimizer), before, strict=True):
+        after = nnx.state(module, wrt) if module is model else nnx.state(module)
+        chosen = jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(norm), new, old), after, kept)
+        nnx.update(module, chosen)
     return sums.pop("loss"), sums, norm
 
 

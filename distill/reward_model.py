@@ -23,8 +23,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +66,7 @@ if TYPE_CHECKING:
 HEAD = "reward_head.safetensors"
 MANIFEST = "reward_model.json"
 FORMAT = 1
+_AGAIN = "the training begins again: nothing is saved"
 """Version of the manifest; a newer one is refused."""
 
 
@@ -191,7 +191,7 @@ def train_reward_model(
     if (done := _finished(out, fingerprint, rows)) is not None:
         say(f"{out} is finished already")
         return done
-    with _disk_faults(out):  # before the hours of training, not behind them
+    with log.disk_faults(out, _AGAIN):  # before the hours of training, not behind them
         out.parent.mkdir(parents=True, exist_ok=True)
     steps = config.steps_for(len(rows.rows["train"]))
     trainer = _Trainer(
@@ -223,7 +223,7 @@ def train_reward_model(
         "train_loss": result.train_loss,
         "held_out": {split: dataclasses.asdict(one) for split, one in result.held_out.items()},
     }
-    with _disk_faults(out):
+    with log.disk_faults(out, _AGAIN):
         _save(trainer.net(), opened, out, manifest)
     return result
 
@@ -389,18 +389,6 @@ def _finished(out: Path, fingerprint: str, data: PreferenceData) -> RewardResult
         already_done=True,
         data=data.summary(),
     )
-
-
-@contextmanager
-def _disk_faults(out: Path) -> Iterator[None]:
-    """Say in one sentence what the disk refused."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror or error}); nothing is saved, and the training begins again "
-            "where there is room"
-        ) from error
 
 
 def _save(net: RewardNet, base: ModelFolder, out: Path, manifest: dict[str, Any]) -> None:

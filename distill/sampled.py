@@ -14,6 +14,7 @@ from distill.data import read_rows
 from distill.gemma.tokenizer import Tokenizer
 from filters.errors import UserError
 from filters.stats import SampleScore, summarise
+from filters.verifiers import OptionError, open_case
 from filters.workers import GradeTask, WorkerPool
 
 _COLUMNS = ("messages", "question", "reference", "verifier", "verifier_args", "split")
@@ -80,9 +81,9 @@ def load_questions(settings: SampledAccuracy) -> list[Question]:
 
 def _question(row: Mapping[str, Any], where: str) -> Question:
     messages = row.get("messages") or [{"role": "user", "content": row.get("question")}]
-    text = row.get("question") or messages[-1].get("content")
-    if not isinstance(text, str) or not all(isinstance(m.get("content"), str) for m in messages):
-        raise UserError(f"{where}: a question needs messages, or a text `question`")
+    if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
+        raise UserError(f"{where}: a question needs messages of role and content, or a text `question`")
+    text = row.get("question") or messages[-1]["content"]
     verifier, options = row.get("verifier"), row.get("verifier_args") or {}
     if not isinstance(verifier, str):
         raise UserError(f"{where}: no verifier; it says how an answer is graded, see `docs/graders.md`")
@@ -91,7 +92,15 @@ def _question(row: Mapping[str, Any], where: str) -> Question:
     except ValueError as error:
         raise UserError(f"{where}: verifier_args is not JSON: {error}") from error
     plain = [{"role": m["role"], "content": m["content"]} for m in messages]
+    try:
+        open_case(verifier, text, row.get("reference"), "", options)
+    except OptionError as error:
+        raise UserError(f"{where}: it cannot be graded: {error}") from error
     return Question(plain, text, row.get("reference"), verifier, options)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(value.get(k), str) for k in ("role", "content"))
 
 
 class AccuracyProbe:

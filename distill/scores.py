@@ -22,6 +22,7 @@ from distill import training_log as log
 from distill.chat import parse_template
 from distill.data import Dataset, Example, load_dataset
 from distill.gemma.folder import ModelFolder, resolve_model
+from distill.gemma.saving import publish
 from distill.gemma.tokenizer import Tokenizer
 from filters.errors import UserError
 
@@ -76,7 +77,6 @@ def score(
     dataset = load_dataset(os.fspath(data), parse_template(config.template), tokenizer, config.max_length)
     examples = [*dataset.train, *dataset.validation]
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
     manifest = _manifest(config, dataset, folder, tokenizer)
     with log.disk_faults(out), log.locked(out):
         if (out / MANIFEST).is_file():
@@ -196,6 +196,8 @@ class _Teacher:
         )
 
         length = config.row_length or row_length(longest, config.max_length)
+        if length < longest:
+            raise UserError(f"row_length {length} must hold the longest sample: {longest} tokens")
         self._shape = RowShape(_PART, rows=config.rows, length=length)
         chunk = logit_chunk(config.rows, length, folder.config.vocab_size, 1, 1)
         graph, state = nnx.split(load_model(folder, dtype=config.compute or "float32"))
@@ -254,10 +256,11 @@ def _write_part(file: Path, found: Sequence[tuple[Any, Any]], top_k: int) -> Non
     )
     temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
     pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(file)
+    publish(temporary, file)
 
 
 def _read_parts(out: Path, samples: int) -> list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     found: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
@@ -265,8 +268,11 @@ def _read_parts(out: Path, samples: int) -> list[tuple[np.ndarray[Any, Any], np.
         file = out / f"part-{number:05d}.parquet"
         if not file.is_file():
             raise UserError(f"{out} is not finished: it lacks {file.name}; run `distill score` again")
-        table = pq.read_table(file)
-        top_k = int(table.schema.metadata[b"r1_factory.top_k"])
+        try:
+            table = pq.read_table(file)
+            top_k = int(table.schema.metadata[b"r1_factory.top_k"])
+        except (pa.ArrowInvalid, OSError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged; remove it, and run `distill score` again") from error
         for ids, logprobs in zip(table["ids"], table["logprobs"], strict=True):
             found.append(
                 (

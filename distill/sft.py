@@ -99,11 +99,14 @@ def train(
             if first:
                 copy_base(folder, out)
                 log.write_manifest(out, manifest)
-        job = _Job(config, dataset, folder, tokenizer, out, on_progress if first else None, say)
+        shown = on_progress if first else None
+        job = _Job(config, dataset, folder, os.fspath(student), tokenizer, out, shown, say)
         result = job.run()
         model = ModelFolder.open(result.model).content_hash
         if first:
-            log.write_manifest(out, {**manifest, "status": "done", "model": model, "seconds": result.seconds})
+            best = None if result.best is None else result.best.name
+            found = {"model": model, "best": best, "best_step": result.best_step, "seconds": result.seconds}
+            log.write_manifest(out, {**manifest, "status": "done", **found})
         if job.stopped_by is not None:  # it came behind the last step; nothing more is to be begun
             raise stopped(job.stopped_by, job.steps, job.steps)
         return result
@@ -130,6 +133,7 @@ class _Job:
         config: TrainConfig,
         dataset: Dataset,
         folder: ModelFolder,
+        student: str,
         tokenizer: Tokenizer,
         out: Path,
         on_progress: Callable[[Progress], None] | None,
@@ -139,6 +143,7 @@ class _Job:
         from distill.batches import EvalBatches
 
         self.config, self.folder, self.out, self.say = config, folder, out, say
+        self.student = student
         self.dataset, self.tokenizer = dataset, tokenizer
         self.on_progress = on_progress
         self.steps = config.steps_for(len(dataset.train))
@@ -146,6 +151,10 @@ class _Job:
         self.schedule = schedule_of(config, self.steps)
         self.stopped_by: signal.Signals | None = None
         length = config.layout.row_length or _row_length(config, dataset)
+        if length < (needed := _longest(config, dataset)):
+            raise UserError(
+                f"row_length {length} must hold the longest prompt and its answer: {needed} tokens"
+            )
         self.shape = row_shape(config.layout, config.batch_size, length)
         validated = dataset.validation or config.accuracy is not None
         self.evaluation = EvalBatches(dataset.validation, self.shape) if validated else None
@@ -180,7 +189,12 @@ class _Job:
                 raise stopped(self.stopped_by, done, self.steps)
             if self.config.lora is not None:
                 save_adapter(
-                    trainer.model, self.folder, self.config.lora, self.out / log.ADAPTER, overwrite=True
+                    trainer.model,
+                    self.folder,
+                    self.config.lora,
+                    self.out / log.ADAPTER,
+                    name=self.student,
+                    overwrite=True,
                 )
             self._save(log.MODEL)
         return result_of(
@@ -411,12 +425,16 @@ def _row_length(config: TrainConfig, dataset: Dataset) -> int:
     """Tokens of a row where none are asked for: the longest sample's, or that of the longest prompt and answer."""
     from distill.batches import row_length
 
-    longest, bound = dataset.longest, config.max_length
-    if isinstance(config.distillation, OnPolicy):
-        answered = max(example.start for example in dataset.train) + config.distillation.max_new_tokens
-        longest = max(longest, answered)
-        bound = max(bound, longest)
-    return row_length(longest, bound)
+    longest = _longest(config, dataset)
+    return row_length(longest, max(longest, config.max_length))
+
+
+def _longest(config: TrainConfig, dataset: Dataset) -> int:
+    """Tokens of the longest sample, or of the longest prompt with all that may be answered."""
+    if not isinstance(config.distillation, OnPolicy):
+        return dataset.longest
+    answered = max(example.start for example in dataset.train) + config.distillation.max_new_tokens
+    return max(dataset.longest, answered)
 
 
 def _finished(config: TrainConfig, out: Path, dataset: Dataset, manifest: dict[str, Any]) -> TrainResult:

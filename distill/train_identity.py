@@ -18,12 +18,15 @@ from distill.gemma.tokenizer import Tokenizer
 from distill.train_settings import TrainConfig
 from filters.errors import UserError
 
+_UNDECIDING = ("accuracy", "keep_best", "report", "job", "eval_every", "checkpoint_every", "keep")
+"""Settings of what is measured, kept and written, and where; a training may go on with others."""
+
 
 def _deciding(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide about the losses: of the layout the dtype alone, where it names one."""
     settings: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))  # as it is read again
     layout = settings.pop("layout")
-    for name in ("accuracy", "keep_best", "report"):  # what is measured and where it is written
+    for name in _UNDECIDING:
         del settings[name]
     return settings | ({"compute": layout["compute"]} if layout["compute"] else {})
 
@@ -129,7 +132,7 @@ def differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
     differing = [
         f"{key} is {before.get(key)!r} there and {asked.get(key)!r} now"
         for key in (*asked, *(key for key in before if key not in asked))
-        if before.get(key) != asked.get(key)
+        if key not in _UNDECIDING and before.get(key) != asked.get(key)
     ]
     if there["template"] != now["template"]:
         differing.append("the template's text changed")

@@ -50,7 +50,8 @@ class TrainConfig:
     Attributes:
         job: name of the job in the metrics.
         template: how conversations are laid out, see `distill.chat.parse_template`.
-        max_steps, epochs: one of the two; steps are optimiser steps, an epoch may be a fraction.
+        max_steps, epochs: one of the two; steps are optimiser steps, an epoch may be a fraction. On-policy an epoch
+            asks every question, `samples` times each.
         batch_size: samples of an optimiser step.
         max_length: in tokens; longer samples are left out and counted.
         learning_rate: the peak, reached after `warmup_steps`; a cosine falls to a tenth of it.
@@ -139,7 +140,9 @@ class TrainConfig:
         if self.max_steps is not None:
             steps = self.max_steps
         else:
-            steps = math.ceil((self.epochs or 0) * samples / self.batch_size)
+            own = self.distillation
+            in_step = self.batch_size // (own.samples if isinstance(own, OnPolicy) else 1)
+            steps = math.ceil((self.epochs or 0) * samples / in_step)
         if self.warmup_steps >= steps and self.warmup_steps:
             raise UserError(
                 f"warmup_steps {self.warmup_steps} must be less than the {steps} steps of the run"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,9 @@ from distill.data import Example
 from distill.gemma.mesh import processes, put
 from distill.in_place import InPlaceTrainer
 from distill.loss import Likelihood, Objective, PassConfig, evaluation_step, train_step
+from distill.training_log import checkpoint_steps
 from distill.updates import stacked
+from filters.errors import UserError
 
 _TINY = 1e-8
 
@@ -48,6 +50,38 @@ class Observer(Protocol):
         ...
 
     def before_checkpoint(self, step: int) -> None: ...
+
+
+@contextlib.contextmanager
+def reading_checkpoints(folder: Path, step: int | None = None) -> Iterator[None]:
+    """Name a checkpoint that cannot be read, and what to do.
+
+    Args:
+        step: the one that is read; None: the latest.
+
+    Raises:
+        UserError: for whatever the libraries raise while they read it.
+    """
+    steps = checkpoint_steps(folder)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not steps:
+            raise
+        read = steps[-1] if step is None else step
+        earlier = [other for other in steps if other < read]
+        then = f"step {earlier[-1]}" if earlier else "the beginning"
+        raise UserError(
+            f"the checkpoint {folder / str(read)} cannot be read ({_first_line(error)}); where it is damaged, remove "
+            f"that folder, and the same command goes on from {then}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 class SilentLogger:
@@ -102,7 +136,7 @@ class SftTrainer(InPlaceTrainer):
             data_sharding_axis=(None, "fsdp"),
         )
         self._mesh: Any = contextlib.nullcontext() if mesh is None else mesh
-        with self._mesh:
+        with self._mesh, reading_checkpoints(checkpoints):
             super().__init__(model, optimizer, settings, metrics_logger=SilentLogger())
         self._shape, self._pass = shape, config or PassConfig()
         self._objective, self._shared = objective or Likelihood(), shared
@@ -265,8 +299,11 @@ def restore_model(model: Any, checkpoints: Path, step: int) -> None:
     talkative.setLevel(logging.ERROR)
     try:
         # Read-only: the folder may be in use, and an ordinary manager tidies up what it finds unfinished.
-        manager = CheckpointManager(str(checkpoints.resolve()), ocp.CheckpointManagerOptions(read_only=True))
-        manager.maybe_restore(model, step=step, restore_only_lora_params=has_adapters(model))
-        manager.close()
+        with reading_checkpoints(checkpoints, step):
+            manager = CheckpointManager(
+                str(checkpoints.resolve()), ocp.CheckpointManagerOptions(read_only=True)
+            )
+            manager.maybe_restore(model, step=step, restore_only_lora_params=has_adapters(model))
+            manager.close()
     finally:
         talkative.setLevel(level)

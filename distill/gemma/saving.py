@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -52,8 +53,10 @@ def write_folder(
         *target.parent.glob(f".{target.name}.tmp-*"),
         *target.parent.glob(f".{target.name}.old-*"),
     ):
-        shutil.rmtree(leftover)  # of a process that was killed
+        if not _in_use(leftover):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
+    own = _hold(temporary)
     try:
         dtype = _write_weights(tensors, temporary, max_shard_bytes)
         write_json(temporary / "config.json", config.with_dtype(dtype).to_hf())
@@ -62,7 +65,33 @@ def write_folder(
         publish(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(own)
     return ModelFolder.open(target)
+
+
+def _hold(folder: Path) -> int:
+    """Lock a folder until the descriptor is closed or the process ends, however it does.
+
+    Raises:
+        BlockingIOError: another one holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _in_use(folder: Path) -> bool:
+    try:
+        os.close(_hold(folder))
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def copy_tokenizer(

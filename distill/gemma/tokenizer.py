@@ -93,9 +93,3 @@ class Tokenizer:
         """One token as the vocabulary writes it, e.g. "▁the" or "<0x0A>"; for displays and messages."""
         piece = self._library.id_to_token(int(token))
         return "" if piece is None else str(piece)
-
-    @property
-    def special_pieces(self) -> tuple[str, ...]:
-        """The control tokens' strings, which text for a completion endpoint must not hold."""
-        added = self._library.get_added_tokens_decoder()
-        return tuple(token.content for token in added.values() if token.special)

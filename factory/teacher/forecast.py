@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distill.gemma.config import GemmaConfig
+from distill.gemma.config import SLIDING, GemmaConfig
 from distill.gemma.sizes import ModelShape, model_shape
 from factory import compiled as ahead
 from factory.teacher.chips import CHIPS, READING, UTILISATION, Chip
@@ -215,17 +215,19 @@ def _update_flops(spec: Rl, shape: ModelShape) -> float:
     """FLOPs of a cell of a packed row: forward and backward pass, and the passes that only give log-probabilities."""
     others = bool(spec.kl) + (spec.minibatches * spec.epochs > 1)
     passes = spec.epochs * PASSES[spec.remat] + 2 * others
-    attention = attention_flops(shape.config, spec.row_length or spec.longest)
+    attention = attention_flops(shape.config, spec.row_length or spec.longest, spec.attention_chunk)
     return passes * (shape.parameters + attention)
 
 
-def attention_flops(config: GemmaConfig, row: int) -> float:
-    """What attention adds to a parameter count: scores and reading are 2 · l · A · row multiplications a cell.
+def attention_flops(config: GemmaConfig, row: int, chunk: int | None) -> float:
+    """What attention adds to a parameter count: scores and reading are 2 · A · cells seen multiplications in a layer.
 
     The forward pass of N parameters is 2N FLOPs a cell, so this times two. Every query meets the whole row: masks
-    hide, they save nothing.
+    hide, they save nothing. Only where queries attend `chunk` at a time are keys before a layer's window left out.
     """
-    return 2.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * row
+    local = row if chunk is None else min(row, config.sliding_window + chunk)
+    seen = sum(local if kind == SLIDING else row for kind in config.layer_types)
+    return 2.0 * seen * config.num_attention_heads * config.head_dim
 
 
 def _decode_bytes(spec: Rl, shape: ModelShape) -> int:
@@ -249,11 +251,17 @@ def decode_bytes(shape: ModelShape, mesh: Mesh, *, rows: int, slots: int, unit: 
     return shape.parameters * unit // mesh.tp + cache + logits
 
 
-def train_hours(tokens: float, shape: ModelShape, mesh: Mesh, row: int, *, passes: int = 6) -> float | None:
-    """Hours of fine-tuning on so many tokens; None where no chip is named."""
+def train_hours(
+    tokens: float, shape: ModelShape, mesh: Mesh, row: int, *, chunk: int | None = None, passes: int = 6
+) -> float | None:
+    """Hours of fine-tuning on so many tokens, in rows of so many cells; None where no chip is named.
+
+    Args:
+        chunk: queries that attend at a time; None: all of a row.
+    """
     if mesh.chip is None:
         return None
-    flops = tokens * passes * (shape.parameters + attention_flops(shape.config, row))
+    flops = tokens * passes * (shape.parameters + attention_flops(shape.config, row, chunk))
     return flops / (mesh.devices * CHIPS[mesh.chip].flops * UTILISATION) / 3600
 
 

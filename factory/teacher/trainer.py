@@ -28,7 +28,7 @@ from tunix.sft.peft_trainer import TrainingConfig
 from distill.in_place import InPlaceTrainer
 from distill.loss import token_logprobs
 from distill.packing import Piece, Rows, pack, pieces_of
-from distill.trainer import SilentLogger
+from distill.trainer import SilentLogger, reading_checkpoints
 from distill.updates import accumulate, computing, stacked
 from factory.teacher.loss import LossConfig, Micro, grpo_loss
 
@@ -211,7 +211,7 @@ class GrpoTrainer(InPlaceTrainer):
             data_sharding_axis=(None, "fsdp"),
         )
         self.mesh = mesh
-        with self._mesh():
+        with self._mesh(), reading_checkpoints(checkpoints):
             super().__init__(model, optimizer, config, metrics_logger=SilentLogger())
         self.is_managed_externally = True
         self.loss_config, self.shape = loss, shape

@@ -68,6 +68,44 @@ def test_hub_layout_tells_splits_by_file_name(tokenizer: Tokenizer, tmp_path: Pa
     assert (len(dataset.train), len(dataset.validation), dataset.held_out) == (5, 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("val.jsonl", "validation"),
+        ("valid.jsonl", "validation"),
+        ("dev-00000.jsonl", "validation"),
+        ("eval.jsonl", "validation"),
+        ("Validation_en.jsonl", "validation"),
+        ("test_sft.jsonl", "test"),
+        ("train_sft.jsonl", "train"),
+        ("part-000000.jsonl", "train"),
+        ("values.jsonl", "train"),
+        ("testing-it.jsonl", "train"),
+    ],
+)
+def test_names_of_splits(name: str, split: str, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / name, [row(0)])
+    assert [sample.split for sample in read_samples(source)] == [split]
+
+
+def test_a_folder_of_two_kinds_is_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    write_jsonl(tmp_path / "b.jsonl", ROWS)
+    with pytest.raises(
+        UserError, match=r"both .parquet and .jsonl files, for instance a.parquet and b.jsonl"
+    ):
+        list(read_samples(str(tmp_path)))
+
+
+def test_half_a_character_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    bad = {"messages": [*row(0)["messages"][:1], {"role": "assistant", "content": "fine \ud83d or not"}]}
+    source = write_jsonl(tmp_path / "data.jsonl", [row(0), bad])
+    with pytest.raises(
+        UserError, match=r"data.jsonl, line 2: message 1 holds half a character .* at 5: 'fine"
+    ):
+        load_dataset(source, TEMPLATE, tokenizer, 64)
+
+
 def test_the_datasets_library_reads_a_hub_id(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from distill import training_log as log
 from distill.distillation import OnPolicy, TopK
 from distill.gemma.folder import ModelFolder
+from distill.gemma.tokenizer import Tokenizer
 from distill.scores import ScoreConfig, score, with_scores
 from distill.sft import train
 from distill.train_settings import Layout, TrainConfig
@@ -331,3 +333,30 @@ def test_settings_that_cannot_be() -> None:
         OnPolicy(teacher="x", max_new_tokens=0)
     with pytest.raises(UserError, match="batch_size 4 is no multiple of the 3 answers"):
         dataclasses.replace(CONFIG, distillation=OnPolicy(teacher="x", samples=3))
+
+
+def test_an_epoch_asks_every_question() -> None:
+    own = OnPolicy(teacher="t", samples=4)
+    config = TrainConfig(epochs=1.0, batch_size=32, distillation=own)
+    assert config.steps_for(3200) == 400
+    assert TrainConfig(epochs=1.0, batch_size=32).steps_for(3200) == 100
+
+
+def test_rows_too_short_for_an_answer_are_refused(
+    data: Path, student: ModelFolder, teacher: ModelFolder, tmp_path: Path
+) -> None:
+    own = OnPolicy(teacher=str(teacher.path), max_new_tokens=100)
+    config = dataclasses.replace(CONFIG, distillation=own, layout=Layout(row_length=64))
+    with pytest.raises(
+        UserError, match=r"row_length 64 must hold the longest prompt and its answer: 1\d\d tokens"
+    ):
+        train(config, data, student.path, tmp_path / "out")
+
+
+def test_a_damaged_part_is_named(data: Path, scores: Path, student: ModelFolder, tmp_path: Path) -> None:
+    copy = tmp_path / "scores"
+    shutil.copytree(scores, copy)
+    part = copy / "part-00000.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"part-00000.parquet is damaged; remove it"):
+        with_scores(dataset(data, student), str(copy), SCORED.template, Tokenizer.load(student.path))

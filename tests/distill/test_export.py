@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distill.export import checkpoint_steps, export
+from distill.export import export
 from distill.gemma.folder import ModelFolder
+from distill.gemma.tokenizer import Tokenizer
 from distill.sft import train
 from distill.train_settings import TrainConfig
+from distill.training_log import CHECKPOINTS, checkpoint_steps
+from distill.verify import verify_export
 from filters.errors import UserError
 
 pytestmark = pytest.mark.train
+CONFIG = TrainConfig(max_steps=6, batch_size=2, max_length=32, learning_rate=1e-2, checkpoint_every=2, keep=2)
 
 
 @pytest.fixture(scope="module")
@@ -22,20 +29,65 @@ def trained(student: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("export")
     messages = [{"role": "user", "content": "1 plus 1?"}, {"role": "assistant", "content": "2"}]
     (folder / "data.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    config = TrainConfig(
-        max_steps=6, batch_size=2, max_length=32, learning_rate=1e-2, checkpoint_every=2, keep=2
-    )
-    train(config, folder / "data.jsonl", student.path, folder / "out")
+    train(CONFIG, folder / "data.jsonl", student.path, folder / "out")
     return folder / "out"
 
 
 def test_the_final_model_and_its_checkpoint_are_the_same(trained: Path, tmp_path: Path) -> None:
-    assert checkpoint_steps(trained) == [4, 6]
+    assert checkpoint_steps(trained / CHECKPOINTS) == [4, 6]
     final = export(trained, tmp_path / "final")
     last = export(trained, tmp_path / "last", 6)
     assert final.content_hash == last.content_hash == ModelFolder.open(trained / "model").content_hash
     names = {file.name for file in final.path.iterdir()}
     assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+
+
+def test_others_stop_where_the_model_was_trained_to(
+    trained: Path, student: ModelFolder, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.load(student.path)
+    assert student.config.eos_token_ids == (tokenizer.eos_id,)
+    final = export(trained, tmp_path / "final")
+    assert final.config.eos_token_ids == (tokenizer.eos_id, tokenizer.end_of_turn_id)
+    generation = json.loads((final.path / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == [tokenizer.eos_id, tokenizer.end_of_turn_id]
+    assert verify_export(trained, final.path).exact
+    config = json.loads((final.path / "config.json").read_text())
+    (final.path / "config.json").write_text(json.dumps(config | {"eos_token_id": tokenizer.eos_id}))
+    with pytest.raises(UserError, match="trained to end with <end_of_turn>, and its config does not stop"):
+        verify_export(trained, final.path)
+
+
+def test_a_damaged_checkpoint_is_named(trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(trained, out)
+    for file in (out / CHECKPOINTS / "6").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read .*remove that folder.* from step 4"):
+        export(out, tmp_path / "six", 6)
+    manifest = json.loads((out / "train.json").read_text())
+    (out / "train.json").write_text(json.dumps(manifest | {"status": "running"}))
+    data = trained.parent / "data.jsonl"
+    with pytest.raises(UserError, match=r"checkpoints/6 cannot be read .* goes on from step 4"):
+        train(CONFIG, data, manifest["student"]["name"], out)
+    shutil.rmtree(out / CHECKPOINTS / "6")
+    assert train(CONFIG, data, manifest["student"]["name"], out).resumed_from == 4
+    again = export(out, tmp_path / "again").content_hash
+    assert again == ModelFolder.open(trained / "model").content_hash
+
+
+def test_what_another_process_writes_is_left_alone(student: ModelFolder, tmp_path: Path) -> None:
+    held, dead = tmp_path / ".model.tmp-1", tmp_path / ".model.tmp-2"
+    held.mkdir()
+    dead.mkdir()
+    descriptor = os.open(held, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        export(student.path, tmp_path / "model")
+    finally:
+        os.close(descriptor)
+    assert sorted(tmp_path.iterdir()) == [held, tmp_path / "model"]
 
 
 def test_an_earlier_step_is_another_model(trained: Path, tmp_path: Path) -> None:
@@ -45,7 +97,7 @@ def test_an_earlier_step_is_another_model(trained: Path, tmp_path: Path) -> None
     later = load_file(trained / "model" / "model.safetensors")
     assert earlier.keys() == later.keys()
     assert not any(np.array_equal(earlier[name], later[name]) for name in later)
-    assert checkpoint_steps(trained) == [4, 6]  # reading left the folder as it was
+    assert checkpoint_steps(trained / CHECKPOINTS) == [4, 6]  # reading left the folder as it was
 
 
 def test_what_is_not_there_is_named(trained: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ CONFIG = TrainConfig(
 )
 
 TEMPLATE = parse_template("gemma:r1")
+TOKENS = [2, 7, 9, 11, 260, 13, 4, 8]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,7 @@ def logits(model: Any) -> np.ndarray[Any, Any]:
 
     from distill.gemma.forward import hidden_states
 
-    tokens = jnp.asarray([[2, 7, 9, 11, 260, 13, 4, 8]])
+    tokens = jnp.asarray([TOKENS])
     ones = jnp.ones_like(tokens)
     hidden = hidden_states(model, tokens, jnp.arange(8)[None], ones, 0 * ones)
     return np.asarray(hidden @ model.embedder.input_embedding[...].T)
@@ -251,3 +254,48 @@ def test_queries_alone_cannot_be_chosen_where_they_lie_with_keys(
 def test_whole_weights_have_no_adapters(student: ModelFolder, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no adapters"):
         export_adapter(student.path, tmp_path / "a")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("targets", [TARGETS, ("q_proj", "up_proj")])
+def test_peft_puts_adapters_on_the_text_model_alone(
+    targets: Any, student: ModelFolder, data: Path, tmp_path: Path
+) -> None:
+    """A model that sees images, as the published 4B does: its tower has projections of the same names."""
+    torch = pytest.importorskip("torch")
+    peft = pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    from distill.gemma.checkpoint import load_model
+
+    text = json.loads((student.path / "config.json").read_text())
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.Gemma3Config(
+        text_config=text,
+        vision_config={**tower, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+        **{key: text[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    )
+    torch.manual_seed(0)
+    base = transformers.Gemma3ForConditionalGeneration(config)
+    base.save_pretrained(tmp_path / "base")
+    for file in student.tokenizer_files:
+        shutil.copy(file, tmp_path / "base")
+    out = tmp_path / "out"
+    train(replace(CONFIG, lora=replace(LORA, targets=tuple(targets))), data, tmp_path / "base", out)
+
+    adapter = export_adapter(out, tmp_path / "adapter")
+    whole = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    assert type(whole).__name__ == "Gemma3ForConditionalGeneration"
+    joined = peft.PeftModel.from_pretrained(whole, adapter)
+    adapted = {name for name, _ in joined.named_parameters() if "lora_" in name}
+    assert len(adapted) == 2 * len(targets) * student.config.num_hidden_layers
+    assert not any("vision" in name for name in adapted)
+    ids = [TOKENS]
+    with torch.no_grad():
+        theirs = joined(torch.tensor(ids)).logits[0].numpy()
+        with joined.disable_adapter():
+            before = joined(torch.tensor(ids)).logits[0].numpy()
+    ours = logits(load_model(ModelFolder.open(out / "model")))[0]
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert np.abs(before - theirs).max() > 0.01
+    assert verify_export(out, adapter).largest < 1e-3

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from distill.data import load_dataset
 from distill.gemma.folder import ModelFolder
 from distill.gemma.tokenizer import Tokenizer
 from distill.sft import train
+from distill.train_identity import another_run
 from distill.train_result import Progress, TrainResult
 from distill.train_settings import Layout, TrainConfig
 from factory.records import METRICS, file_metadata
@@ -135,7 +137,8 @@ def test_it_learns_and_every_weight_moves(finished: Any, student: ModelFolder) -
     )
     assert before.keys() == after.keys()
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
-    assert ModelFolder.open(out / "model").config == student.config
+    stops = (*student.config.eos_token_ids, Tokenizer.load(student.path).end_of_turn_id)
+    assert ModelFolder.open(out / "model").config == replace(student.config, eos_token_ids=stops)
 
 
 def test_nothing_is_compiled_after_the_second_step(finished: Any) -> None:
@@ -372,6 +375,50 @@ def test_a_full_disk_and_a_file_in_the_way(
     monkeypatch.setattr(training_log, "write_atomically", full)
     with pytest.raises(UserError, match="the disk of .* is full"):
         train(CONFIG, data, student.path, tmp_path / "out")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [1, 2, 3])
+def test_a_disk_that_is_full_is_said_to_be(data: Path, megabytes: int, tmp_path: Path) -> None:
+    """A real one, too small for the model or its checkpoint, whichever library finds out."""
+    commands = " ".join(
+        (
+            f"mount -t tmpfs -o size={megabytes}m tmpfs {tmp_path} && exec {sys.executable} -m distill.cli train {data}",
+            f"--student tiny-student --out {tmp_path}/out --template plain:r1-zero --max-steps 2 --max-length 64",
+            "--report-to none --rows 1 --batch-size 1",
+        )
+    )
+    alone = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*alone, f"mount -t tmpfs tmpfs {tmp_path}"], check=False).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    done = subprocess.run([*alone, commands], capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr[-2000:]
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == (
+        f"distill: error: the disk of {tmp_path}/out is full; free some space, and the same command goes on from the "
+        "last checkpoint"
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_measured_and_kept_may_change_on_the_way(
+    data: Path, student: ModelFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    train(CONFIG, data, student.path, out)
+    manifest = json.loads((out / "train.json").read_text())
+    changed = replace(CONFIG, keep=1, checkpoint_every=3, eval_every=5, job="other", keep_best=False)
+    assert another_run(changed, data, student.path, out) is None
+    old = manifest | {
+        "config": manifest["config"] | {"keep": 7, "eval_every": 9}
+    }  # as older versions wrote it
+    (out / "train.json").write_text(json.dumps(old))
+    assert another_run(changed, data, student.path, out) is None
+    found = another_run(replace(changed, seed=5), data, student.path, out)
+    assert found is not None and found.startswith("seed is")
 
 
 def test_seconds_are_of_work_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

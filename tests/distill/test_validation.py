@@ -190,7 +190,74 @@ def test_the_best_is_not_kept_where_nobody_wants_it(data: Path, student: ModelFo
     assert result.best == (result.model if result.best_step == 8 else None)
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question": "a", "reference": "7", "verifier": "maths"}, "no verifier kind 'maths'"),
+        ({"question": "a", "reference": 2, "verifier": "math"}, "reference must be a text"),
+        ({"messages": "hello", "reference": "7", "verifier": "math"}, "messages of role and content"),
+        (
+            {"messages": [{"role": "user"}], "reference": "7", "verifier": "math"},
+            "messages of role and content",
+        ),
+        ({"question": "a", "reference": "7", "verifier": "math", "verifier_args": {"x": 1}}, "no option 'x'"),
+    ],
+)
+def test_a_question_that_cannot_be_graded_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "questions.jsonl", [row])
+    with pytest.raises(UserError, match=f"questions.jsonl, line 1: .*{said}"):
+        load_questions(SampledAccuracy(questions=str(file)))
+
+
+def test_a_best_model_that_was_not_kept_is_not_another(
+    data: Path, student: ModelFolder, tmp_path: Path
+) -> None:
+    # The rate rises until the model gets worse.
+    config = replace(CONFIG, max_steps=12, keep_best=False, warmup_steps=11, learning_rate=1.0)
+    result = train(config, data, student.path, tmp_path / "out")
+    assert result.best is None and result.best_step is not None and result.best_step < 12
+    with pytest.raises(
+        UserError, match=f"validation of step {result.best_step} was the best .* was not kept"
+    ):
+        export(tmp_path / "out", tmp_path / "best", "best")
+
+
 # --------------------------------------------------------------------------------- a step that is not finite
+
+
+def test_a_step_that_is_not_finite_changes_nothing(student: ModelFolder) -> None:
+    import jax
+    import optax
+    from flax import nnx
+
+    from distill.batches import make_batch
+    from distill.gemma.checkpoint import load_model
+    from distill.loss import PassConfig, SftMicro, train_step
+    from distill.updates import stacked
+
+    example = Example(np.asarray([2, 5, 6, 7, 1], np.int32), np.asarray([False] * 2 + [True] * 3), 1.0)
+    batch = make_batch([example], RowShape(1, 1, 8))
+    model = load_model(student)
+    optimizer = nnx.Optimizer(model, optax.adamw(1e-2, weight_decay=0.1), wrt=nnx.Param)
+    step = nnx.jit(lambda model, optimizer, inputs: train_step(model, optimizer, inputs, config=PassConfig()))
+
+    def take(weights: Any) -> float:
+        rows = batch.rows
+        columns = (rows.tokens, rows.targets, rows.positions, rows.group, rows.branch, weights)
+        stack, used = stacked(columns, 1, 1)
+        return float(step(model, optimizer, {"micros": SftMicro(*stack), "used": np.int32(used)})[2])
+
+    def held() -> list[Any]:
+        return [np.asarray(x) for module in (model, optimizer) for x in jax.tree.leaves(nnx.state(module))]
+
+    start = held()
+    for _ in range(2):  # moments that a step with a gradient of 0 would go on with
+        take(batch.weights / batch.total)
+    before = held()
+    assert not all(np.array_equal(a, b) for a, b in zip(start, before, strict=True))
+    assert not np.isfinite(take(batch.weights * np.float32(np.inf)))
+    assert all(np.array_equal(a, b) for a, b in zip(before, held(), strict=True))
+    assert np.isfinite(take(batch.weights / batch.total))
 
 
 def test_the_samples_of_a_failing_step_are_named(data: Path, student: ModelFolder, tmp_path: Path) -> None:

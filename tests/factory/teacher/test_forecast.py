@@ -210,7 +210,10 @@ def test_known_speeds() -> None:
     tokens = 9_600 * 3600
     assert train_hours(tokens, ONE_B, Mesh(chip="v5e"), row=0) == pytest.approx(1.0, rel=0.03)
     assert train_hours(tokens, ONE_B, Mesh(), row=0) is None
-    assert attention_flops(SIZES["1b"], 1024) == 2 * 26 * 1024 * 1024
+    assert attention_flops(SIZES["1b"], 1024, None) == 2 * 26 * 1024 * 1024
+    # 22 layers see 512 cells back, of a chunk's first query; 4 see the whole row.
+    assert attention_flops(SIZES["1b"], 8192, 256) == 2 * (22 * 768 + 4 * 8192) * 1024
+    assert attention_flops(SIZES["1b"], 700, 256) == attention_flops(SIZES["1b"], 700, None)
 
 
 def test_tp_divides_weights_and_heads_where_it_can() -> None:
