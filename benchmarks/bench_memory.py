@@ -1,9 +1,11 @@
-"""Memory of a fine-tuning step: what the dry run says, what XLA plans, and what a process holds at its peak.
+"""Memory of a fine-tuning step: what a dry run says, and what a process holds at its peak.
 
 Each setting trains three steps of `distill.sft.train` in a process of its own on samples that fill a row. Measured is
-the peak of its resident memory from the second step on, over what it held before the model was read. Planned are
-`compiled.memory_analysis()` of the same step as this CPU compiles it (arguments + outputs - shared + temporary), and as
-a recipe's dry run does: compiled in the order that holds least, which is what a chip's compiler looks for.
+the peak of its resident memory in the third step, over what it holds between steps, and the arrays that it holds then:
+interpreter, libraries and what the compiler leaves on the heap are not of the step. "process" is all of it. A dry run says
+`compiled.memory_analysis()` of the step (arguments + outputs - shared + temporary), compiled in the order that holds
+least, which is what a chip's compiler looks for; the measured step is compiled so too. The last column is what XLA
+plans where it is left to itself: on a CPU it orders the step for its threads.
 
     python benchmarks/bench_memory.py [--student gemma-3-270m] [--only NAME …] [--json FILE]
 """
@@ -11,6 +13,7 @@ a recipe's dry run does: compiled in the order that holds least, which is what a
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import subprocess
@@ -74,20 +77,22 @@ def resident(what: str) -> int:
 
 
 def run(student: str, setting: dict[str, Any]) -> dict[str, int]:
-    """Peak resident bytes of real steps, over those before the model was read; and of the whole process."""
+    """Peak resident bytes of a real step, and of the whole process meanwhile."""
     import jax
 
     from distill.sft import train
 
     prepare(setting)
-    jax.block_until_ready(jax.numpy.zeros(1))
-    before = resident("VmRSS")
-    peaks: list[int] = []
+    found: dict[str, int] = {}
 
     def on_progress(progress: Any) -> None:
-        peaks.append(resident("VmHWM"))
-        if progress.step == 1:
+        if progress.step == 1:  # the second step has been begun
+            arrays = jax.live_arrays()
+            jax.block_until_ready(arrays)
+            ctypes.CDLL(None).malloc_trim(0)
+            found["arrays"], found["between"] = sum(x.nbytes for x in arrays), resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here
+        found["process"] = resident("VmHWM")
 
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.jsonl"
@@ -95,7 +100,7 @@ def run(student: str, setting: dict[str, Any]) -> dict[str, int]:
         row = {"messages": [{"role": "user", "content": "Go."}, {"role": "assistant", "content": reply}]}
         data.write_text((json.dumps(row) + "\n") * 4, encoding="utf-8")
         train(config_of(setting), data, student, Path(folder) / "out", on_progress=on_progress)
-    return {"measured": peaks[-1] - before, "process": max(peaks), "imports": before}
+    return found | {"measured": found["process"] - found["between"] + found["arrays"]}
 
 
 def plan(student: str, setting: dict[str, Any]) -> int:
@@ -137,15 +142,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     from factory.compiled import FLAGS
 
     print(f"{arguments.student}, float32, GiB of one process\n")
-    print(f"{'':46}{'dry run':>9}{'planned':>9}{'measured':>10}{'dry run / measured':>20}")
+    print(f"{'':46}{'dry run':>9}{'measured':>10}{'ratio':>7}{'process':>9}{'left to itself':>16}")
     found = {}
     for name in arguments.only:
         dry = child(arguments.student, "plan", name, FLAGS)
-        planned = child(arguments.student, "plan", name)
-        real = child(arguments.student, "run", name)
-        found[name] = {"dry run": dry, "planned": planned, **real}
-        columns = "".join(f"{x / 2**30:>{n}.2f}" for x, n in ((dry, 9), (planned, 9), (real["measured"], 10)))
-        print(f"{name:46}{columns}{dry / real['measured']:>20.2f}", flush=True)
+        real = child(arguments.student, "run", name, FLAGS)
+        own = child(arguments.student, "plan", name)
+        found[name] = {"dry run": dry, "left to itself": own, **real}
+        gib = [value / 2**30 for value in (dry, real["measured"], real["process"], own)]
+        ratio = gib[0] / gib[1]
+        print(f"{name:46}{gib[0]:>9.2f}{gib[1]:>10.2f}{ratio:>7.2f}{gib[2]:>9.2f}{gib[3]:>16.2f}", flush=True)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: SETTINGS[name] | found[name] for name in found}
     arguments.json.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

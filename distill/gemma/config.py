@@ -191,6 +191,8 @@ class GemmaConfig:
             else list(self.eos_token_ids),
             "pad_token_id": self.pad_token_id,
             "dtype": self.dtype,
+            # Whose layout this is. Without it transformers takes the tokenizer for one of Mistral's that needs mending.
+            "transformers_version": "5.0.0",
         }
         return dict(sorted({**sizes, **rest}.items()))
 
