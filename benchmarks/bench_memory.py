@@ -2,10 +2,10 @@
 
 Each setting trains three steps of `distill.sft.train` in a process of its own on samples that fill a row. Measured is
 the peak of its resident memory in the third step, over what it holds between steps, and the arrays that it holds then:
-interpreter, libraries and what the compiler leaves on the heap are not of the step. "process" is all of it. A dry run says
-`compiled.memory_analysis()` of the step (arguments + outputs - shared + temporary), compiled in the order that holds
-least, which is what a chip's compiler looks for; the measured step is compiled so too. The last column is what XLA
-plans where it is left to itself: on a CPU it orders the step for its threads.
+interpreter, libraries and what the compiler leaves on the heap are not of the step. "process" is all of it. A dry run
+says `compiled.memory_analysis()` of the step (arguments + outputs - shared + temporary), compiled in the order that
+holds least, which is what a chip's compiler looks for; the measured step is compiled so too. The last column is what
+XLA plans where it is left to itself: on a CPU it orders the step for its threads.
 
     python benchmarks/bench_memory.py [--student gemma-3-270m] [--only NAME …] [--json FILE]
 """
@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def run(student: str, setting: dict[str, Any]) -> dict[str, int]:
         if progress.step == 1:  # the second step has been begun
             arrays = jax.live_arrays()
             jax.block_until_ready(arrays)
+            time.sleep(2.0)  # until the runtime has given back what the step held
             ctypes.CDLL(None).malloc_trim(0)
             found["arrays"], found["between"] = sum(x.nbytes for x in arrays), resident("VmRSS")
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak counts from here

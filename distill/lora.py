@@ -9,6 +9,7 @@ caller's stack frames and leaves a path in every layer, so layers are no longer 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -201,17 +202,18 @@ def _placed(array: Any, axes: tuple[Any, ...], mesh: Mesh | None) -> Any:
 
 
 def _quantised(kind: _Kind, variable: Any, config: LoraConfig, where: str) -> Quantised:
-    """The matrix in blocks of `tile` inputs with a scale each."""
+    """The matrix in blocks of `tile` inputs with a scale each, of fewer where that does not divide them."""
     import qwix
 
     axis = kind.weight.index(kind.contracted[-1])
-    if variable.shape[axis] % config.tile:
+    tile = math.gcd(config.tile, variable.shape[axis])  # of a head whose width 64 does not divide, a part of it
+    if tile < min(8, config.tile):
         raise UserError(
-            f"lora.tile {config.tile} does not divide {where}, which has {variable.shape[axis]} inputs"
+            f"lora.tile {config.tile} does not divide {where}, which has {variable.shape[axis]} inputs, and nor do 8"
         )
     others = [i for i in range(len(kind.weight)) if i != axis]
     array = qwix.quantize(
-        variable[...], config.weights, channelwise_axes=others, tiled_axes={axis: config.tile}
+        variable[...], config.weights, channelwise_axes=others, tiled_axes={axis: tile}
     )
     return Quantised(kind, array, tuple(variable.shape), variable.get_metadata().get("out_sharding"))
 

@@ -33,7 +33,8 @@ class LoraConfig:
         alpha: the product of the two is multiplied by alpha / rank.
         targets: matrices that get adapters, by Hugging Face's names. k_proj and v_proj go together.
         weights: how the matrices beside them are kept: "same", as they are; "nf4" or "int8": quantised.
-        tile: inputs that share a scale, where they are quantised.
+        tile: inputs that share a scale, where they are quantised; of a matrix that it does not divide, their greatest
+            common divisor, which must be 8 at least.
     """
 
     rank: int = 16

@@ -236,8 +236,20 @@ def test_settings_that_cannot_be(student: ModelFolder) -> None:
         LoraConfig(targets=("q_proj", "v_proj"))
     with pytest.raises(UserError, match=r"lora\.targets is empty"):
         LoraConfig(targets=())
-    with pytest.raises(UserError, match=r"lora\.tile 64 does not divide layers\.0\.attn"):
-        attach(load_model(student), LoraConfig(weights="int8"), seed=0)
+    with pytest.raises(UserError, match=r"lora\.tile 9 does not divide layers\.0\.attn"):
+        attach(load_model(student), LoraConfig(weights="int8", tile=9), seed=0)
+
+
+def test_a_tile_that_does_not_divide_a_matrix_is_a_part_of_it(student: ModelFolder) -> None:
+    from distill.gemma.checkpoint import load_model
+    from distill.lora import attach
+
+    model = load_model(student)
+    attach(model, LoraConfig(weights="int8", tile=48), seed=0)
+    config, layer = student.config, model.layers[0]
+    scales = {name: getattr(layer.mlp, name).base.w[...].scale.size for name in ("gate_proj", "down_proj")}
+    f, d = config.intermediate_size, config.hidden_size  # 48 inputs, and 32, of which 16 share one
+    assert scales == {"gate_proj": f * (d // 16), "down_proj": d * (f // 48)}
 
 
 def test_queries_alone_cannot_be_chosen_where_they_lie_with_keys(
