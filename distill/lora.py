@@ -206,15 +206,15 @@ def _quantised(kind: _Kind, variable: Any, config: LoraConfig, where: str) -> Qu
     import qwix
 
     axis = kind.weight.index(kind.contracted[-1])
-    tile = math.gcd(config.tile, variable.shape[axis])  # of a head whose width 64 does not divide, a part of it
+    tile = math.gcd(
+        config.tile, variable.shape[axis]
+    )  # of a head whose width 64 does not divide, a part of it
     if tile < min(8, config.tile):
         raise UserError(
             f"lora.tile {config.tile} does not divide {where}, which has {variable.shape[axis]} inputs, and nor do 8"
         )
     others = [i for i in range(len(kind.weight)) if i != axis]
-    array = qwix.quantize(
-        variable[...], config.weights, channelwise_axes=others, tiled_axes={axis: tile}
-    )
+    array = qwix.quantize(variable[...], config.weights, channelwise_axes=others, tiled_axes={axis: tile})
     return Quantised(kind, array, tuple(variable.shape), variable.get_metadata().get("out_sharding"))
 
 
