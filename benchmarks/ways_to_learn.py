@@ -85,7 +85,8 @@ def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def distill(*arguments: str) -> None:
     """Run the command; what it says goes to the standard error."""
-    done = subprocess.run(["distill", *arguments], stdout=sys.stderr, check=False)
+    command = [sys.executable, "-m", "distill.cli", *arguments]
+    done = subprocess.run(command, stdout=sys.stderr, check=False)
     if done.returncode != 0:
         sys.exit(f"distill {' '.join(arguments)}: exit code {done.returncode}")
 

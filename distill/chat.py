@@ -19,6 +19,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from filters.errors import UserError
@@ -213,29 +214,50 @@ def to_jinja(template: Template) -> str:
 
 
 def apply_jinja(
-    template: str, messages: Sequence[Mapping[str, str]], *, bos: str, add_generation_prompt: bool = False
+    template: str,
+    messages: Sequence[Mapping[str, str]],
+    *,
+    tokens: Mapping[str, str],
+    add_generation_prompt: bool = False,
 ) -> str:
     """The text that a `chat_template.jinja` makes of a conversation, in an environment as transformers has it.
+
+    Args:
+        tokens: texts of `bos_token` and others that a template may write.
 
     Raises:
         UserError: it is no Jinja, fails, or refuses the conversation.
     """
     from jinja2 import TemplateError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """Marks what is trained on, and changes no text."""
+
+        tags = {"generation"}  # noqa: RUF012 - Jinja's own attribute
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
+    def tojson(value: Any, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, **{"ensure_ascii": False, "indent": indent, **options})
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    environment.filters["tojson"] = tojson
+    given = {"messages": messages, "tools": None, "documents": None, **tokens}
     try:
-        return environment.from_string(template).render(
-            messages=messages, bos_token=bos, add_generation_prompt=add_generation_prompt
-        )
-    except TemplateError as error:
-        raise UserError(f"the chat template cannot be applied: {error}") from error
+        return environment.from_string(template).render(**given, add_generation_prompt=add_generation_prompt)
+    except Exception as error:  # a template is a program: anything can come out of it
+        raise UserError(f"the chat template cannot be applied: {error}", exit_code=1) from error
 
 
 def lint(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:

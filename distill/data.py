@@ -309,14 +309,19 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
             raise UserError(
                 f"{where}: message {i} must have a text role and a text content, got {_short(message)}"
             )
-        try:
-            message["content"].encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{where}: message {i} holds half a character (a lone surrogate) at {error.start}: "
-                f"{_short(message['content'][max(0, error.start - 10) : error.end + 10])}"
-            ) from error
+        refuse_half_characters(message["content"], f"{where}: message {i}")
     return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def refuse_half_characters(text: str, where: str) -> None:
+    """JSON can hold a lone surrogate, as of an emoji that was cut in two; no tokenizer or hash can read it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        around = text[max(0, error.start - 10) : error.end + 10]
+        raise UserError(
+            f"{where} holds half a character (a lone surrogate) at {error.start}: {_short(around)}"
+        ) from error
 
 
 def _weight(value: Any, where: str) -> float:

@@ -74,13 +74,17 @@ class LoraConfig:
     def frozen_bytes(self, config: GemmaConfig, parameters: int, unit: int) -> int:
         """Bytes of the weights beside the adapters: `unit` of each, but for matrices that are quantised.
 
-        A quantised matrix has a float32 scale for `tile` of its numbers.
+        A quantised matrix has a float32 scale for `tile` of its numbers, or for the part of it that divides its inputs.
         """
         if self.weights == "same":
             return unit * parameters
-        quantised = sum(outputs * inputs for outputs, inputs in self.adapted(config).values())
         bits = {"nf4": 4, "int8": 8}[self.weights]
-        return unit * (parameters - quantised) + quantised * bits // 8 + 4 * quantised // self.tile
+        found = unit * parameters
+        for name, (outputs, inputs) in self.adapted(config).items():
+            numbers = outputs * inputs
+            along = config.head_dim if "o_proj" in name else inputs  # the axis that is cut
+            found += numbers * bits // 8 + 4 * numbers // math.gcd(self.tile, along) - unit * numbers
+        return found
 
     def to_peft(self, base: str, revision: str | None = None, *, within: str = "") -> dict[str, Any]:
         """The dictionary of PEFT's `adapter_config.json`.

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
 HEAD = "reward_head.safetensors"
 MANIFEST = "reward_model.json"
 FORMAT = 1
-_AGAIN = "the training begins again: nothing is saved"
 """Version of the manifest; a newer one is refused."""
+_AGAIN = "the training begins again: nothing is saved"
 
 
 # ------------------------------------------------------------------------------------------- the network

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.chat import Template, encode_prompt, stop_ids
-from distill.data import read_rows
+from distill.data import read_rows, refuse_half_characters
 from distill.gemma.tokenizer import Tokenizer
 from filters.errors import UserError
 from filters.stats import SampleScore, summarise
@@ -88,9 +88,14 @@ def _question(row: Mapping[str, Any], where: str) -> Question:
     if not isinstance(verifier, str):
         raise UserError(f"{where}: no verifier; it says how an answer is graded, see `docs/graders.md`")
     try:
-        options = json.loads(options) if isinstance(options, str) else dict(options)
+        options = json.loads(options) if isinstance(options, str) else options
     except ValueError as error:
         raise UserError(f"{where}: verifier_args is not JSON: {error}") from error
+    if not isinstance(options, Mapping):
+        raise UserError(f"{where}: verifier_args must be an object, got {options!r}")
+    for value in (text, row.get("reference"), *(message["content"] for message in messages)):
+        if isinstance(value, str):
+            refuse_half_characters(value, f"{where}: the question or its reference")
     plain = [{"role": m["role"], "content": m["content"]} for m in messages]
     try:
         open_case(verifier, text, row.get("reference"), "", options)

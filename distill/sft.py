@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import math
 import os
-import shutil
 import signal
 import time
 from collections import deque
@@ -33,7 +32,7 @@ from distill.train_identity import (
     refuse_another_run,
     refuse_foreign_folder,
 )
-from distill.train_result import Progress, TrainResult, criterion, described, result_of
+from distill.train_result import Progress, TrainResult, best_step, criterion, described, result_of
 from distill.train_settings import TrainConfig
 from filters.errors import UserError
 
@@ -81,6 +80,7 @@ def train(
     teacher = prepare_teacher(config, dataset, tokenizer)
     if config.accuracy is not None:
         load_questions(config.accuracy)  # what is wrong with them is said before a folder is made
+    _refuse_short_rows(config, dataset)
     out = Path(out_dir)
     with log.disk_faults(out), log.locked(out) if first else nullcontext():
         manifest = manifest_of(config, dataset, folder, os.fspath(student), teacher)
@@ -122,6 +122,16 @@ def _refuse_several_processes(config: TrainConfig) -> None:
         )
 
 
+def _refuse_short_rows(config: TrainConfig, dataset: Dataset) -> None:
+    """Samples are at most `max_length` long, which a row holds; what a student answers need not be."""
+    length, needed = config.layout.row_length, _longest(config, dataset)
+    if length is not None and length < needed:
+        raise UserError(
+            f"row_length {length} does not hold the longest prompt with all that may be answered, {needed} tokens: "
+            "raise it, leave it out, or lower max_new_tokens"
+        )
+
+
 # ----------------------------------------------------------------------------------------------- the job
 
 
@@ -151,10 +161,6 @@ class _Job:
         self.schedule = schedule_of(config, self.steps)
         self.stopped_by: signal.Signals | None = None
         length = config.layout.row_length or _row_length(config, dataset)
-        if length < (needed := _longest(config, dataset)):
-            raise UserError(
-                f"row_length {length} must hold the longest prompt and its answer: {needed} tokens"
-            )
         self.shape = row_shape(config.layout, config.batch_size, length)
         validated = dataset.validation or config.accuracy is not None
         self.evaluation = EvalBatches(dataset.validation, self.shape) if validated else None
@@ -173,6 +179,8 @@ class _Job:
             if restored:
                 self.say(f"going on at step {restored} of {self.steps}")
             self.journal.open(restored)
+            if is_first() and not log.holds_best_of(self.out, best_step(self.journal, self.config)):
+                log.forget_best(self.out)  # of a step that is made again
             if is_first():
                 self.journal.sinks = open_sinks(
                     self.config.report, self.out, self.config.job, dataclasses.asdict(self.config), restored
@@ -403,11 +411,13 @@ class _Job:
         if not all(better(values[name], value) for value in earlier):
             return
         if step < self.steps:
+            if is_first():
+                log.write_best_step(self.out, None)
             self._save(log.BEST)
+            if is_first():
+                log.write_best_step(self.out, step)
         elif is_first():
-            shutil.rmtree(
-                self.out / log.BEST, ignore_errors=True
-            )  # the last is the best, and is saved as such
+            log.forget_best(self.out)  # the last is the best, and is saved as such
 
     def before_checkpoint(self, step: int) -> None:
         self.journal.sync()

@@ -73,18 +73,25 @@ def criterion(config: TrainConfig) -> tuple[str, Callable[[float, float], bool]]
     return "eval/loss", operator.lt
 
 
-def _best(journal: log.Journal, config: TrainConfig, out: Path) -> tuple[Path | None, int | None]:
-    """The model of a finished run's best validation behind a step, and that step."""
+def best_step(journal: log.Journal, config: TrainConfig) -> int | None:
+    """The step behind which the best validation so far was made; None where none was."""
     name, better = criterion(config)
     best: int | None = None
     column = journal.column(name)
     for step in sorted(step for step in column if step > 0):
         if best is None or better(column[step], column[best]):
             best = step
+    return best
+
+
+def _best(journal: log.Journal, config: TrainConfig, out: Path) -> tuple[Path | None, int | None]:
+    """The model of a finished run's best validation behind a step, and that step."""
+    best = best_step(journal, config)
     if best is None:
         return None, None
-    place = out / (log.MODEL if best == max(column) else log.BEST)
-    return (place, best) if place.is_dir() else (None, best)
+    if best == max(journal.column(criterion(config)[0])):
+        return out / log.MODEL, best
+    return (out / log.BEST if log.holds_best_of(out, best) else None), best
 
 
 def described(asked: Mapping[str, float]) -> str:

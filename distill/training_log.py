@@ -6,6 +6,7 @@ OUT/metrics.parquet   the same, folded at the end (columns of the table `metrics
 OUT/base/             config.json and tokenizer of the student, so that checkpoints can be exported alone
 OUT/checkpoints/N/    model and optimiser after N optimiser steps
 OUT/model/            the finished model, an HF folder
+OUT/best/             the model of the best validation between the first and the last; best.json tells its step
 OUT/adapter/          adapters alone, where only they were trained, as PEFT reads them
 """
 
@@ -17,6 +18,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -36,6 +38,7 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 ADAPTER = "adapter"
 BEST = "best"
+BEST_STEP = "best.json"
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|os[ _]error(_code)?[ =]'?(28|122)\b")
 """How orbax and safetensors say, in exceptions of their own, that a disk is full (ENOSPC, EDQUOT)."""
 ELAPSED = "speed/elapsed"
@@ -79,6 +82,24 @@ def write_manifest(out: Path, manifest: Mapping[str, Any]) -> None:
     )
 
 
+def write_best_step(out: Path, step: int | None) -> None:
+    """Say of which step OUT/best is; None while it is written."""
+    write_atomically(out / BEST_STEP, json.dumps({"step": step}) + "\n")
+
+
+def holds_best_of(out: Path, step: int | None) -> bool:
+    """Is OUT/best the model of that step? Folders of older versions do not tell, and are believed."""
+    if step is None or not (out / BEST).is_dir():
+        return False
+    file = out / BEST_STEP
+    return not file.is_file() or json.loads(file.read_text(encoding="utf-8"))["step"] == step
+
+
+def forget_best(out: Path) -> None:
+    shutil.rmtree(out / BEST, ignore_errors=True)
+    (out / BEST_STEP).unlink(missing_ok=True)
+
+
 def checkpoint_steps(checkpoints: Path) -> list[int]:
     """Steps of the checkpoints in a folder of them, ascending. They appear whole, under their number."""
     if not checkpoints.is_dir():
@@ -102,12 +123,26 @@ def disk_faults(out: Path, then: str = "the same command goes on from the last c
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
+        elsewhere = _elsewhere(error, out)
         if number in (errno.ENOSPC, errno.EDQUOT) or _FULL.search(str(error)):
-            raise DiskFull(f"the disk of {out} is full; free some space, and {then}") from error
+            raise DiskFull(f"the disk of {elsewhere or out} is full; free some space, and {then}") from error
         if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR):
             reason = os.strerror(number)
+            if elsewhere is not None:
+                raise UserError(f"{elsewhere} cannot be read or written ({reason})") from error
             raise UserError(f"{out} cannot be written ({reason}); choose another folder") from error
         raise
+
+
+def _elsewhere(error: Exception, out: Path) -> Path | None:
+    """The file that an error names, where it is neither in a folder, nor above it, nor beside it, where it is built."""
+    name = error.filename if isinstance(error, OSError) else None
+    if not isinstance(name, str | os.PathLike):
+        return None
+    file, place = Path(name).absolute(), out.absolute()
+    related = file.is_relative_to(place) or place.is_relative_to(file)
+    building = file.is_relative_to(place.parent) and file.relative_to(place.parent).parts[0].startswith(".")
+    return None if related or building else file
 
 
 @contextmanager

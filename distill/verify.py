@@ -121,8 +121,9 @@ def check_template(folder: ModelFolder, template: Template | None, name: Path) -
     if jinja is None:
         return
     tokenizer = Tokenizer.load(folder.path)
-    bos = tokenizer.piece(tokenizer.bos_id)
-    text = apply_jinja(jinja, CONVERSATION, bos=bos, add_generation_prompt=True)
+    ids_of = {"bos": tokenizer.bos_id, "eos": tokenizer.eos_id, "pad": tokenizer.pad_id}
+    tokens = {f"{kind}_token": tokenizer.piece(number) for kind, number in ids_of.items()}
+    text = apply_jinja(jinja, CONVERSATION, tokens=tokens, add_generation_prompt=True)
     ids = tokenizer.encode_rendered(text)
     if wrong := lint(ids, tokenizer):
         raise UserError(f"{name}: what its chat template renders is wrong: {wrong[0]}", exit_code=1)

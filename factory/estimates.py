@@ -15,7 +15,7 @@ from distill.gemma.sizes import ModelShape, model_shape
 from factory import compiled as ahead
 from factory.parts import JudgeEngine
 from factory.recipe import Generate, Recipe, RlStage
-from factory.students import Student, TopKTeacher, layout_of
+from factory.students import OnPolicyTeacher, Student, TopKTeacher, layout_of
 from factory.teacher.forecast import BYTES, PASSES, sample_hours, train_hours
 from factory.teacher.preference import SCORED_TOGETHER
 from factory.teacher.scorer_settings import RewardModelSpec
@@ -138,12 +138,17 @@ def scorer_bytes(stage: RlStage, recipe: Recipe) -> tuple[int, int]:
 
 
 def training_tokens(student: Student, recipe: Recipe, training: int | None) -> float | None:
-    """Tokens of a fine-tuning, at most: every sample at `max_length`, a mix as large as its thresholds allow."""
+    """Tokens of a fine-tuning, at most: every sample at `max_length`, a mix as large as its thresholds allow.
+
+    On-policy every question of it is answered `samples` times.
+    """
     if student.max_steps is not None:
         return float(student.max_steps * student.batch_size * student.max_length)
     # How much there is of other data is not known before it is read.
     size = None if student.mix is None else mix_size(recipe, student.mix, training)
-    return None if size is None else (student.epochs or 0.0) * size * student.max_length
+    own = student.distillation
+    answers = own.samples if isinstance(own, OnPolicyTeacher) else 1
+    return None if size is None else (student.epochs or 0.0) * size * answers * student.max_length
 
 
 def mix_size(recipe: Recipe, name: str, training: int | None) -> int | None:

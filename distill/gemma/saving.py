@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,7 @@ def write_folder(
     ):
         if not _in_use(leftover):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    own = _hold(temporary)
+    own = _make_held(temporary)
     try:
         dtype = _write_weights(tensors, temporary, max_shard_bytes)
         write_json(temporary / "config.json", config.with_dtype(dtype).to_hf())
@@ -67,6 +67,21 @@ def write_folder(
         shutil.rmtree(temporary, ignore_errors=True)
         os.close(own)
     return ModelFolder.open(target)
+
+
+def _make_held(folder: Path) -> int:
+    """Make a folder that is held from the moment it can be seen under its name."""
+    building = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    building.chmod(0o777 & ~_umask())
+    descriptor = _hold(building)
+    building.rename(folder)
+    return descriptor
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _hold(folder: Path) -> int:

@@ -219,7 +219,9 @@ def test_importing_chat_loads_nothing_heavy() -> None:
 
 
 def applied(name: str, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    return apply_jinja(to_jinja(parse_template(name)), messages, bos="<bos>", add_generation_prompt=prompt)
+    return apply_jinja(
+        to_jinja(parse_template(name)), messages, tokens={"bos_token": "<bos>"}, add_generation_prompt=prompt
+    )
 
 
 @pytest.mark.parametrize("name", ["gemma:r1", "plain:r1-zero", "plain:r1"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,31 @@ def test_the_best_is_not_kept_where_nobody_wants_it(data: Path, student: ModelFo
             "messages of role and content",
         ),
         ({"question": "a", "reference": "7", "verifier": "math", "verifier_args": {"x": 1}}, "no option 'x'"),
+        ({"question": "a", "reference": "7", "verifier": "math", "verifier_args": "3"}, "must be an object"),
+        ({"question": "a \ud83d", "reference": "7", "verifier": "math"}, "half a character"),
     ],
 )
 def test_a_question_that_cannot_be_graded_is_named(row: dict[str, Any], said: str, tmp_path: Path) -> None:
     file = write(tmp_path / "questions.jsonl", [row])
     with pytest.raises(UserError, match=f"questions.jsonl, line 1: .*{said}"):
         load_questions(SampledAccuracy(questions=str(file)))
+
+
+def test_a_best_model_of_a_step_that_is_made_again_is_forgotten(
+    data: Path, student: ModelFolder, tmp_path: Path
+) -> None:
+    """It was saved behind the last checkpoint, and the training that goes on does not validate there."""
+    out = tmp_path / "out"
+    config = replace(CONFIG, max_steps=12, checkpoint_every=4, warmup_steps=11, learning_rate=1.0)
+    first = train(config, data, student.path, out)
+    assert first.best_step == 8 and first.best == out / log.BEST, "the test wants a model that gets worse"
+    shutil.rmtree(out / log.CHECKPOINTS / "12")
+    manifest = json.loads((out / log.MANIFEST).read_text())
+    (out / log.MANIFEST).write_text(json.dumps(manifest | {"status": "running"}))
+    log.write_best_step(out, 10)
+    again = train(replace(config, eval_every=0), data, student.path, out)
+    assert (again.best_step, again.best) == (8, None)
+    assert not (out / log.BEST).exists()
 
 
 def test_a_best_model_that_was_not_kept_is_not_another(
