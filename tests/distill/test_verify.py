@@ -21,7 +21,8 @@ def with_template(jinja: str | None, tmp_path: Path) -> ModelFolder:
     shutil.copytree(resolve_model("tiny-student"), target)
     (target / "chat_template.jinja").unlink(missing_ok=True)
     config = json.loads((target / "config.json").read_text())
-    (target / "config.json").write_text(json.dumps(config | {"eos_token_id": [1, 5]}))  # as a training writes it
+    config["eos_token_id"] = [1, 5]  # as a training writes it
+    (target / "config.json").write_text(json.dumps(config))
     if jinja is not None:
         (target / "chat_template.jinja").write_text(jinja, encoding="utf-8")
     return ModelFolder.open(target)
