@@ -140,9 +140,10 @@ def _elsewhere(error: Exception, out: Path) -> Path | None:
     if not isinstance(name, str | os.PathLike):
         return None
     file, place = Path(name).absolute(), out.absolute()
-    related = file.is_relative_to(place) or place.is_relative_to(file)
+    if file.is_relative_to(place) or place.is_relative_to(file):
+        return None
     building = file.is_relative_to(place.parent) and file.relative_to(place.parent).parts[0].startswith(".")
-    return None if related or building else file
+    return None if building else file
 
 
 @contextmanager

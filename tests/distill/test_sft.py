@@ -377,6 +377,26 @@ def test_a_full_disk_and_a_file_in_the_way(
         train(CONFIG, data, student.path, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("place/out/model/x", "place/out cannot be written .* choose another folder"),
+        ("place", "place/out cannot be written"),
+        ("place/.out.tmp-7/x", "place/out cannot be written"),
+        (
+            "models/base/model.safetensors",
+            "models/base/model.safetensors cannot be read or written .Permission denied",
+        ),
+    ],
+)
+def test_a_fault_of_the_disk_names_what_it_is_about(file: str, said: str, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=said),
+        training_log.disk_faults(tmp_path / "place" / "out"),
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / file))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [1, 2, 3])
 def test_a_disk_that_is_full_is_said_to_be(data: Path, megabytes: int, tmp_path: Path) -> None:
