@@ -114,7 +114,7 @@ def _quieten() -> None:
     Orbax logs it before, with a traceback for each of its arrays; tensorstore prints one for each of its threads.
     """
     for library in ("absl", "asyncio"):
-        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     usual = sys.unraisablehook
 
     def unraisable(what: sys.UnraisableHookArgs) -> None:

@@ -264,14 +264,16 @@ def _part(array: np.ndarray[Any, Any], slot: Slot) -> np.ndarray[Any, Any]:
     return to_hf(array if slot.part is None else array[slot.part], slot.layout)
 
 
-def peft_tensors(model: Gemma3, folder: ModelFolder) -> dict[str, np.ndarray[Any, Any]]:
-    """The adapters as PEFT stores them: lora_A (rank, inputs) and lora_B (outputs, rank), float32.
+def peft_stem(name: str, folder: ModelFolder) -> str:
+    """What PEFT calls the module of a weight: as transformers 5 makes it of the base, of one that sees images too the
+    text model being a part."""
+    inside = f"model.{TEXT_MODEL}" if folder.multimodal else "model"
+    return f"base_model.model.{inside}.{name.removeprefix('model.').removesuffix('.weight')}"
 
-    Names are those of the modules that transformers 5 makes of the base: of one that sees images too, the text model is
-    a part.
-    """
+
+def peft_tensors(model: Gemma3, folder: ModelFolder) -> dict[str, np.ndarray[Any, Any]]:
+    """The adapters as PEFT stores them: lora_A (rank, inputs) and lora_B (outputs, rank), float32."""
     tensors = {}
-    inside = f"model.{TEXT_MODEL}." if folder.multimodal else "model."
     found = adapters(model)
     for name, slot in slots(folder.config).items():
         module = found.get(slot.path)
@@ -280,7 +282,7 @@ def peft_tensors(model: Gemma3, folder: ModelFolder) -> dict[str, np.ndarray[Any
         a, b = (fetch(part[...]).astype(np.float32) for part in (module.a, module.b))
         if slot.part is not None:
             a, b = a[slot.part], b[slot.part]
-        stem = f"base_model.model.{inside}{name.removeprefix('model.').removesuffix('.weight')}"
+        stem = peft_stem(name, folder)
         tensors[f"{stem}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T)
         tensors[f"{stem}.lora_B.weight"] = np.ascontiguousarray(b.reshape(b.shape[0], -1).T)
     return tensors

@@ -283,12 +283,12 @@ def train_step(
     norm = optax.global_norm(gradient)
     before = jax.tree.map(lambda x: x, (params, nnx.state(optimizer)))  # variables of its own: others change
     optimizer.update(model, gradient)
+    after = nnx.state(model, wrt), nnx.state(optimizer)
     # A step that is not finite ends the run; until then the weights must be such that its samples can be asked which
     # of them it was.
-    for module, kept in zip((model, optimizer), before, strict=True):
-        after = nnx.state(module, wrt) if module is model else nnx.state(module)
-        chosen = jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(norm), new, old), after, kept)
-        nnx.update(module, chosen)
+    chosen = jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(norm), new, old), after, before)
+    nnx.update(model, chosen[0])
+    nnx.update(optimizer, chosen[1])
     return sums.pop("loss"), sums, norm
 
 

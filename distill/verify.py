@@ -222,17 +222,16 @@ def _with_adapter(adapter: Path, target: Path) -> ModelFolder:
 
     from distill.gemma.checkpoint import read_tensor, text_tensors
     from distill.gemma.saving import copy_tokenizer, write_folder
-    from distill.lora import TEXT_MODEL
+    from distill.lora import peft_stem
 
     settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     name, revision = settings["base_model_name_or_path"], settings.get("revision")
     base = ModelFolder.open(resolve_model(f"{name}@{revision}" if revision else name))
     parts = load_file(adapter / "adapter_model.safetensors")
-    inside = f"model.{TEXT_MODEL}." if base.multimodal else "model."
     scale = settings["lora_alpha"] / settings["r"]
 
     def added(name: str, weight: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        stem = f"base_model.model.{inside}{name.removeprefix('model.').removesuffix('.weight')}"
+        stem = peft_stem(name, base)
         if f"{stem}.lora_A.weight" not in parts:
             return weight
         delta = parts[f"{stem}.lora_B.weight"] @ parts[f"{stem}.lora_A.weight"]

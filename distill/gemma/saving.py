@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,17 +71,11 @@ def write_folder(
 
 def _make_held(folder: Path) -> int:
     """Make a folder that is held from the moment it can be seen under its name."""
-    building = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
-    building.chmod(0o777 & ~_umask())
+    building = folder.with_name(f".{uuid.uuid4().hex}")
+    building.mkdir()
     descriptor = _hold(building)
     building.rename(folder)
     return descriptor
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _hold(folder: Path) -> int:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from factory.compiled import FLAGS, compiled
+from factory.compiled import compiled
+from tests.devices import answered
 
 _MEASURE = """
 import json, sys, tempfile
@@ -72,22 +69,6 @@ print(json.dumps({"state": state, "update": analysis(found)}))
 """
 
 
-def real(asked: dict[str, Any], devices: int) -> dict[str, dict[str, int]]:
-    """Bytes of the trainer after two steps, in a process with so many devices."""
-    flags = " ".join((f"--xla_force_host_platform_device_count={devices}", *FLAGS))
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, json.dumps(asked)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, dict[str, int]] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
 @pytest.mark.train
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -112,7 +93,7 @@ def test_bytes_are_those_of_the_real_trainer(layout: dict[str, Any], lora: dict[
         None if lora is None else {"alpha": 8.0, "targets": ["q_proj", "up_proj"], "weights": "same", **lora}
     )
     predicted = compiled("distill.compiling", json.dumps({**asked, "lora": whole, "student": shape}), devices)
-    found = real({**asked, "lora": whole}, devices)
+    found = answered(_MEASURE, {**asked, "lora": whole}, devices)
     assert predicted["state"] == found["state"]
 
     def peak(update: dict[str, int]) -> int:

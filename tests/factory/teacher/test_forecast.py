@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ from factory.teacher.forecast import (
 )
 from factory.teacher.preference import ModelScorer
 from factory.teacher.settings import Mesh, Rl
+from tests.devices import answered
 
 RECIPES = ("gemma3-1b-zero", "gemma3-1b-r1", "r1-full")
 ONE_B = ModelShape(SIZES["1b"], parameter_count(SIZES["1b"]), downloaded=False)
@@ -105,23 +103,9 @@ with tempfile.TemporaryDirectory() as out:
 
 def measured(what: Rl) -> dict[str, int]:
     """Bytes of the real trainer on the tiny student, after a step, in a process with as many devices."""
-    import os
-
-    flags = (
-        f"--xla_force_host_platform_device_count={what.mesh.devices} "
-        "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_disable_hlo_passes=cse_barrier_expander"
+    found: dict[str, int] = answered(
+        _MEASURE, what.model_dump(mode="json", exclude={"rewards"}), what.mesh.devices
     )
-    settings = json.dumps(what.model_dump(mode="json", exclude={"rewards"}))
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE, settings],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
-        cwd=Path(__file__).parents[3],
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, int] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
 
 
